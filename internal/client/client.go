@@ -61,6 +61,9 @@ type Store interface {
 	RotateSecret(ctx context.Context, id ids.Client, version int64, hash [32]byte, overlap time.Duration, j journal.Journal) error
 	// Delete removes the client at version; its tokens and sessions die by the journal's End.
 	Delete(ctx context.Context, id ids.Client, version int64, j journal.Journal) error
+	// Begin reads the client for a token of its own (client_credentials), with the store's now and the auth_time that a service
+	// token begun in this read carries: max(now, the cut-offs of client and installation), in whole seconds.
+	Begin(ctx context.Context, id ids.Client) (c Client, now, authTime time.Time, err error)
 	// Revision is a number that changes with every change of any client, so that a copy in memory knows when to read again.
 	Revision(ctx context.Context) (int64, error)
 }

@@ -1,0 +1,263 @@
+package revocation
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/verify"
+)
+
+// Options are what New needs.
+type Options struct {
+	Store  Store         // required
+	Issuer string        // required: part of every target
+	List   *verify.List  // required: the list that this process's verifiers ask
+	Every  time.Duration // between looks at the store; 20 ms by default
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Log is the revocation log as this process sees it: it tails the store and feeds the list. Its position says up to
+// which row the list is complete, its lag how old that knowledge is.
+type Log struct {
+	o Options
+
+	read sync.Mutex // one tail read at a time; guards epoch, position and kids' writes
+
+	mu       sync.RWMutex
+	epoch    [16]byte
+	position int64
+	kids     map[string]bool
+
+	waiting sync.Mutex
+	next    *tailRead // the read that callers who come now will share
+
+	unread  atomic.Bool  // the store said "changed" and the read that followed failed
+	freshAt atomic.Int64 // monotonic nanoseconds since start: when the last completed read began
+	start   time.Time
+}
+
+type tailRead struct {
+	done chan struct{}
+	err  error
+}
+
+// New makes a Log; nothing is read before CatchUp or Run.
+func New(o Options) (*Log, error) {
+	if o.Store == nil || o.List == nil || o.Issuer == "" {
+		return nil, errors.New("revocation: Store, List and Issuer are required")
+	}
+	if o.Every <= 0 {
+		o.Every = 20 * time.Millisecond
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	l := &Log{o: o, kids: map[string]bool{}, start: time.Now()}
+	l.freshAt.Store(-1)
+	return l, nil
+}
+
+// Run tails the log until ctx ends. A store that is away makes the lag grow; it never stops the tail.
+func (l *Log) Run(ctx context.Context) error {
+	tick := time.NewTicker(l.o.Every)
+	defer tick.Stop()
+	sweep := time.NewTicker(time.Minute)
+	defer sweep.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sweep.C:
+			l.o.List.Sweep(l.o.Now())
+			continue
+		case <-tick.C:
+		}
+		err := l.look(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil && !failing:
+			l.o.Logger.WarnContext(ctx, "revocation log cannot be read", "error", err)
+			failing = true
+		case err == nil && failing:
+			l.o.Logger.InfoContext(ctx, "revocation log is read again")
+			failing = false
+		}
+	}
+}
+
+// look asks whether anything changed and reads only then; unchanged counts as a completed read.
+func (l *Log) look(ctx context.Context) error {
+	began := l.elapsed()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	changed, err := l.o.Store.Changed(ctx)
+	if err != nil {
+		return err
+	}
+	if changed || l.unread.Load() || l.freshAt.Load() < 0 {
+		err := l.CatchUp(ctx)
+		l.unread.Store(err != nil)
+		return err
+	}
+	l.completed(began)
+	return nil
+}
+
+// CatchUp completes one tail read that begins after the call; concurrent callers share reads. What was committed before
+// the call is in the list when it returns nil.
+func (l *Log) CatchUp(ctx context.Context) error {
+	l.waiting.Lock()
+	r := l.next
+	if r == nil {
+		r = &tailRead{done: make(chan struct{})}
+		l.next = r
+		go l.run(context.WithoutCancel(ctx), r)
+	}
+	l.waiting.Unlock()
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return fault.Wrap(ctx.Err(), fault.Unavailable, fault.ReplicaStale, "the revocation log was not read in time")
+	}
+}
+
+// run waits its turn, closes the door behind those who share it, and reads.
+func (l *Log) run(ctx context.Context, r *tailRead) {
+	l.read.Lock()
+	defer l.read.Unlock()
+	l.waiting.Lock()
+	l.next = nil
+	l.waiting.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	r.err = l.tail(ctx)
+	close(r.done)
+}
+
+func (l *Log) tail(ctx context.Context) error {
+	began := l.elapsed()
+	epoch, after := l.at()
+	p, err := l.o.Store.Tail(ctx, after)
+	if err != nil {
+		return err
+	}
+	if p.Epoch != epoch && after > 0 || p.Head < after {
+		// Another history: what we hold stays (merged, never swapped), and the new log is read from its start.
+		if p, err = l.o.Store.Tail(ctx, 0); err != nil {
+			return err
+		}
+	}
+	revocations := make([]verify.Revocation, 0, len(p.Entries))
+	var kids []string
+	for _, e := range p.Entries {
+		revocations = append(revocations, verify.NewRevocation(l.o.Issuer, verify.Kind(e.Kind), e.ID, e.NotBefore, e.ExpiresAt))
+		if e.Kind == journal.KindKey {
+			kids = append(kids, e.ID)
+		}
+	}
+	l.o.List.Apply(revocations...)
+	l.mu.Lock()
+	l.epoch, l.position = p.Epoch, p.Head
+	for _, kid := range kids {
+		l.kids[kid] = true
+	}
+	l.mu.Unlock()
+	l.completed(began)
+	return nil
+}
+
+func (l *Log) at() ([16]byte, int64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.epoch, l.position
+}
+
+func (l *Log) elapsed() int64 { return int64(time.Since(l.start)) }
+
+func (l *Log) completed(began int64) {
+	for {
+		old := l.freshAt.Load()
+		if old >= began || l.freshAt.CompareAndSwap(old, began) {
+			return
+		}
+	}
+}
+
+// Lag is the age of the start of the last completed tail read; it is very large before the first.
+func (l *Log) Lag() time.Duration {
+	at := l.freshAt.Load()
+	if at < 0 {
+		return time.Duration(1<<63 - 1)
+	}
+	return time.Duration(l.elapsed() - at)
+}
+
+// MaxLag is the age beyond which nothing is answered from the list without reading the log first.
+const MaxLag = time.Second
+
+// Fresh makes sure that the list is at most MaxLag old, reading the log once if it is not.
+func (l *Log) Fresh(ctx context.Context) error {
+	if l.Lag() <= MaxLag {
+		return nil
+	}
+	return l.stale(l.CatchUp(ctx))
+}
+
+func (l *Log) stale(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fault.Wrap(err, fault.Unavailable, fault.ReplicaStale, "this replica cannot read the revocation log; nothing was decided")
+}
+
+// KeyRevoked reports whether the signing key has been revoked, so that nothing is signed with it again.
+func (l *Log) KeyRevoked(kid string) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.kids[kid]
+}
+
+// Row is the position as a number, for metrics.
+func (l *Log) Row() int64 {
+	_, row := l.at()
+	return row
+}
+
+// Position is the opaque text of (epoch, row): base64url of 24 bytes.
+func (l *Log) Position() string {
+	epoch, row := l.at()
+	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(epoch[:], uint64(row)))
+}
+
+// Await makes sure that the list holds everything up to a position that Position gave, here or at another replica. An
+// empty one asks for nothing; a malformed one is Invalid.
+func (l *Log) Await(ctx context.Context, position string) error {
+	if position == "" {
+		return nil
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(position)
+	if err != nil || len(raw) != 24 {
+		return fault.Field("min_position", "not a position that this service gave")
+	}
+	row := int64(binary.BigEndian.Uint64(raw[16:]))
+	if row < 0 {
+		return fault.Field("min_position", "not a position that this service gave")
+	}
+	if epoch, at := l.at(); epoch == [16]byte(raw[:16]) && at >= row {
+		return nil
+	}
+	return l.stale(l.CatchUp(ctx))
+}

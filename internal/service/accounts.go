@@ -1,0 +1,175 @@
+package service
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/authsvc/authsvc/internal/account"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/journal"
+)
+
+// policy says whether a new password may be set; password.Policy is one.
+type policy interface {
+	Check(password, username string) error
+}
+
+// Accounts holds what is done to accounts: by a person to their own, and by the operator.
+type Accounts struct {
+	store    account.Store
+	hasher   hasher
+	policy   policy
+	throttle throttle
+	tail     tail
+}
+
+// NewAccounts makes the use cases.
+func NewAccounts(store account.Store, h hasher, p policy, th throttle, t tail) (*Accounts, error) {
+	if store == nil || h == nil || p == nil || th == nil || t == nil {
+		return nil, missing("an account option")
+	}
+	return &Accounts{store: store, hasher: h, policy: p, throttle: th, tail: t}, nil
+}
+
+// Create makes an active account with a password.
+func (s *Accounts) Create(ctx context.Context, caller Caller, username, password string) (account.Account, error) {
+	name, err := account.Canonical(username)
+	if err != nil {
+		return account.Account{}, err
+	}
+	hash, err := s.newHash(ctx, password, name)
+	if err != nil {
+		return account.Account{}, err
+	}
+	a := account.Account{ID: ids.New[ids.Account](), Username: name, PasswordHash: hash, State: account.Active}
+	j := journal.Journal{Audit: []journal.Record{caller.record("account.create", "ok", "", string(a.ID))}}
+	if err := s.store.Create(ctx, a, j); err != nil {
+		return account.Account{}, err
+	}
+	return s.store.Get(ctx, a.ID)
+}
+
+func (s *Accounts) newHash(ctx context.Context, password, name string) (string, error) {
+	if err := s.policy.Check(password, name); err != nil {
+		return "", err
+	}
+	return s.hasher.Hash(ctx, password)
+}
+
+// ByUsername reads an account by name, in any case and form.
+func (s *Accounts) ByUsername(ctx context.Context, username string) (account.Account, error) {
+	name, err := account.Canonical(username)
+	if err != nil {
+		return account.Account{}, err
+	}
+	return s.store.ByUsername(ctx, name)
+}
+
+// List gives accounts by name.
+func (s *Accounts) List(ctx context.Context, after string, limit int) ([]account.Account, error) {
+	return s.store.List(ctx, after, limit)
+}
+
+// ChangePassword replaces the caller's password and ends their other sessions. Guessing the old one is throttled like a login.
+func (s *Accounts) ChangePassword(ctx context.Context, caller Caller, oldPassword, newPassword string) error {
+	if oldPassword == "" {
+		return fault.Field("old_password", "is required")
+	}
+	a, err := s.store.Get(ctx, caller.Subject)
+	if err != nil {
+		return err
+	}
+	if !a.MayAct() {
+		return fault.New(fault.Unauthenticated, fault.TokenRevoked, "the account may not act")
+	}
+	if err := s.policy.Check(newPassword, a.Username); err != nil {
+		return err
+	}
+	if err := s.throttle.Allow(a.Username, caller.IP); err != nil {
+		return err
+	}
+	if err := s.old(ctx, a, oldPassword, caller.IP); err != nil {
+		return err
+	}
+	hash, err := s.hasher.Hash(ctx, newPassword)
+	if err != nil {
+		return err
+	}
+	return s.commit(ctx, func(ctx context.Context) error {
+		return s.store.SetPassword(ctx, a.ID, a.Version, hash, journal.Journal{
+			Ends:  []journal.End{{Account: a.ID, Except: caller.Session, Reason: journal.EndedByPassword}},
+			Audit: []journal.Record{caller.record("password.change", "ok", "", string(a.ID))},
+		})
+	})
+}
+
+func (s *Accounts) old(ctx context.Context, a account.Account, password string, ip netip.Addr) error {
+	ok, _, err := s.hasher.Verify(ctx, password, a.PasswordHash)
+	switch {
+	case err != nil:
+		s.throttle.Release(a.Username, ip)
+		return err
+	case !ok:
+		s.throttle.Fail(a.Username, ip)
+		return invalidCredentials()
+	}
+	s.throttle.Succeed(a.Username, ip)
+	return nil
+}
+
+// SetPassword replaces a password by the operator's word and ends every session.
+func (s *Accounts) SetPassword(ctx context.Context, caller Caller, username, password string) error {
+	a, err := s.ByUsername(ctx, username)
+	if err != nil {
+		return err
+	}
+	hash, err := s.newHash(ctx, password, a.Username)
+	if err != nil {
+		return err
+	}
+	return s.commit(ctx, func(ctx context.Context) error {
+		return s.store.SetPassword(ctx, a.ID, a.Version, hash, endAll(caller, a.ID, "password.set", journal.EndedByPassword))
+	})
+}
+
+// SetState enables or disables an account; disabling ends every session.
+func (s *Accounts) SetState(ctx context.Context, caller Caller, username string, state account.State) error {
+	a, err := s.ByUsername(ctx, username)
+	if err != nil {
+		return err
+	}
+	j := journal.Journal{Audit: []journal.Record{caller.record("account.enable", "ok", "", string(a.ID))}}
+	if state == account.Disabled {
+		j = endAll(caller, a.ID, "account.disable", journal.EndedByDisable)
+	}
+	return s.commit(ctx, func(ctx context.Context) error { return s.store.SetState(ctx, a.ID, a.Version, state, j) })
+}
+
+// Delete removes an account and ends every session.
+func (s *Accounts) Delete(ctx context.Context, caller Caller, username string) error {
+	a, err := s.ByUsername(ctx, username)
+	if err != nil {
+		return err
+	}
+	return s.commit(ctx, func(ctx context.Context) error {
+		return s.store.Delete(ctx, a.ID, a.Version, endAll(caller, a.ID, "account.delete", journal.EndedByDelete))
+	})
+}
+
+func endAll(caller Caller, id ids.Account, event, reason string) journal.Journal {
+	return journal.Journal{
+		Ends:  []journal.End{{Account: id, Reason: reason}},
+		Audit: []journal.Record{caller.record(event, "ok", reason, string(id))},
+	}
+}
+
+// commit runs a change to its end, and answers only when this process's list holds what it revoked.
+func (s *Accounts) commit(ctx context.Context, change func(context.Context) error) error {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := change(ctx); err != nil {
+		return err
+	}
+	return s.tail.CatchUp(ctx)
+}

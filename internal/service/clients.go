@@ -1,0 +1,144 @@
+package service
+
+import (
+	"context"
+	"crypto/subtle"
+	"sync"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/client"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/ids"
+)
+
+// Clients is the directory of clients, held in memory and read again when the store's revision moves, so that
+// authenticating a caller costs no I/O. A client that the directory does not know is looked up once.
+type Clients struct {
+	store  client.Store
+	now    func() time.Time
+	issuer string
+
+	refresh  sync.Mutex // one read of the store at a time
+	mu       sync.RWMutex
+	revision int64
+	byID     map[ids.Client]client.Client
+}
+
+// NewClients makes a directory; it is empty until Refresh.
+func NewClients(store client.Store, issuer string, now func() time.Time) (*Clients, error) {
+	if store == nil || issuer == "" || now == nil {
+		return nil, missing("client store, issuer or clock")
+	}
+	return &Clients{store: store, now: now, issuer: issuer, byID: map[ids.Client]client.Client{}, revision: -1}, nil
+}
+
+// Refresh reads the clients again if their revision moved.
+func (s *Clients) Refresh(ctx context.Context) error {
+	s.refresh.Lock()
+	defer s.refresh.Unlock()
+	revision, err := s.store.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.RLock()
+	same := revision == s.revision
+	s.mu.RUnlock()
+	if same {
+		return nil
+	}
+	const page = 500
+	all := map[ids.Client]client.Client{}
+	for after := ids.Client(""); ; {
+		list, err := s.store.List(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for _, c := range list {
+			all[c.ID] = c
+		}
+		if len(list) < page {
+			break
+		}
+		after = list[len(list)-1].ID
+	}
+	s.mu.Lock()
+	s.byID, s.revision = all, revision
+	s.mu.Unlock()
+	return nil
+}
+
+// Get gives a client from memory; one that memory lacks makes it look at the store's revision once.
+func (s *Clients) Get(ctx context.Context, id ids.Client) (client.Client, error) {
+	if c, ok := s.held(id); ok {
+		return c, nil
+	}
+	if len(id) == 0 || len(id) > MaxClientID {
+		return client.Client{}, clientInvalid()
+	}
+	if err := s.Refresh(ctx); err != nil {
+		return client.Client{}, err
+	}
+	if c, ok := s.held(id); ok {
+		return c, nil
+	}
+	return client.Client{}, clientInvalid()
+}
+
+// MaxClientID is the longest client id, in bytes.
+const MaxClientID = 128
+
+func (s *Clients) held(id ids.Client) (client.Client, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c, ok := s.byID[id]
+	return c, ok
+}
+
+// ClientAuth is how a client proves itself: by HTTP Basic (RFC 6749 §2.3.1), or not at all.
+type ClientAuth struct {
+	Presented bool // a Basic header was there
+	ID        ids.Client
+	Secret    string
+}
+
+// Authenticate checks a confidential client's secret. Whatever is wrong, the answer is CLIENT_INVALID.
+func (s *Clients) Authenticate(ctx context.Context, a ClientAuth) (client.Client, error) {
+	if !a.Presented {
+		return client.Client{}, clientInvalid()
+	}
+	c, err := s.Get(ctx, a.ID)
+	if err != nil {
+		return client.Client{}, err
+	}
+	if !c.Authentic(a.Secret, s.now()) {
+		return client.Client{}, clientInvalid()
+	}
+	return c, nil
+}
+
+// Resolve gives the client that a request speaks for: a confidential one must authenticate, a public one must not, and
+// where the request names a client beside its authentication both must be the same.
+func (s *Clients) Resolve(ctx context.Context, a ClientAuth, named ids.Client) (client.Client, error) {
+	if a.Presented {
+		c, err := s.Authenticate(ctx, a)
+		if err == nil && named != "" && subtle.ConstantTimeCompare([]byte(named), []byte(c.ID)) != 1 {
+			return client.Client{}, clientInvalid()
+		}
+		return c, err
+	}
+	if named == "" {
+		return client.Client{}, fault.Field("client_id", "is required")
+	}
+	c, err := s.Get(ctx, named)
+	if err != nil {
+		return client.Client{}, err
+	}
+	if c.Kind != client.Public {
+		return client.Client{}, clientInvalid()
+	}
+	return c, nil
+}
+
+func clientInvalid() error {
+	return fault.New(fault.Unauthenticated, fault.ClientInvalid, "client authentication is missing or wrong, or the client is unknown")
+}
