@@ -1,0 +1,28 @@
+# What a developer runs. Tools are built from tools/go.mod and tools/lint/go.mod at their pinned versions.
+BUF  := go tool -modfile=tools/go.mod buf
+LINT := go tool -modfile=tools/lint/go.mod golangci-lint
+FUZZTIME ?= 2m
+
+.PHONY: gen lint test test-short fuzz run
+
+gen: ## generate Go, gateway and OpenAPI from the protos, and the generated docs
+	rm -rf gen/authsvc gen/openapi/*.json
+	$(BUF) generate
+	go generate ./...
+
+lint: ## protos and Go
+	$(BUF) lint
+	$(BUF) format --diff --exit-code proto
+	$(LINT) run ./...
+
+test: ## everything, with the race detector and a few seconds of each fuzz target; prints a clock
+	.ci/test
+
+test-short: ## what a change in hand needs
+	go test -short ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	.ci/fuzz $(FUZZTIME)
+
+run: ## a server to try, with a demo account
+	go run ./cmd/authsvc serve -dev
