@@ -65,6 +65,14 @@ const (
 	SigningUnavailable Reason = "SIGNING_UNAVAILABLE"
 	// Draining: the server is stopping; another replica answers.
 	Draining Reason = "DRAINING"
+	// RouteNotFound: nothing is at this HTTP path.
+	RouteNotFound Reason = "ROUTE_NOT_FOUND"
+	// MethodNotAllowed: the HTTP path is there, the method is not; the Allow header lists those that are.
+	MethodNotAllowed Reason = "METHOD_NOT_ALLOWED"
+	// ContentTypeUnsupported: the HTTP body is not declared as plain application/json.
+	ContentTypeUnsupported Reason = "CONTENT_TYPE_UNSUPPORTED"
+	// BodyTooLarge: the HTTP body is over the limit of its method.
+	BodyTooLarge Reason = "BODY_TOO_LARGE"
 	// InternalError: anything else; the request id finds the cause in the log.
 	InternalError Reason = "INTERNAL"
 )
