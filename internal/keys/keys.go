@@ -53,7 +53,8 @@ type Store interface {
 }
 
 // Change is what one step does to the set. Each Insert gets CreatedAt and PublishedAt = the store's now, and ActivatedAt too
-// where it is Active. Each Move gets the time column of its new state = the store's now.
+// where it is Active. Each Move gets the time column of its new state = the store's now. Moves come first, in their order,
+// then inserts: between two rows there may be no active key, after the change there is exactly one.
 type Change struct {
 	Insert []Key
 	Move   []Move
