@@ -83,7 +83,7 @@ func replay(r Rotation, d Device) Decision {
 	}
 	next := r
 	if r.ElsewhereOf != r.Base {
-		next.Elsewhere, next.ElsewhereOf = min(r.Elsewhere+1, elsewhereLimit), r.Base
+		next.Elsewhere, next.ElsewhereOf = r.Elsewhere+1, r.Base
 	}
 	verdict := Issue
 	if next.Elsewhere >= elsewhereLimit {
@@ -106,7 +106,7 @@ func fork(r Rotation, now time.Time) Decision {
 
 // Check is what precedes Decide, in this order: a wrong secret is Invalid, another client is ForeignClient, a session that
 // ended, that a cut-off killed or whose account or client may not act is Invalid, and one whose idle or absolute end has
-// come is Expired. Issue means: go on to Decide. Only Invalid says nothing about the session to one who lacks its secret.
+// come is Expired. Issue means: go on to Decide.
 // notBefore is the latest cut-off of account, client and installation, zero if there is none; now is the store's clock.
 func Check(s Session, r Redeem, accountMayAct bool, notBefore, now time.Time) Verdict {
 	switch {

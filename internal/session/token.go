@@ -90,7 +90,9 @@ func NewRefreshKeys(issuer string, keys []RefreshKey) (*RefreshKeys, error) {
 }
 
 // Format prints nothing of the keys, whatever the verb.
-func (k *RefreshKeys) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "RefreshKeys{"+redacted+"}") }
+func (k *RefreshKeys) Format(s fmt.State, _ rune) {
+	_, _ = io.WriteString(s, "RefreshKeys{"+redacted+"}")
+}
 
 // LogValue keeps the keys out of structured logs.
 func (k *RefreshKeys) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(k)) }
@@ -108,15 +110,15 @@ func (k *RefreshKeys) New(sid ids.Session) (secretHash [32]byte, keyID byte, tok
 	return sha256.Sum256(secret[:]), key.ID, k.encode(key, raw, 1, secret), nil
 }
 
-// Presented is a refresh token whose MAC was good. It prints as redacted; the secret sits behind a pointer, so that even a
-// struct that holds a Presented in an unexported field prints none of it.
+// Presented is a refresh token whose MAC was good. It prints as redacted; the secret sits in a closure, so that even a struct
+// that holds a Presented in an unexported field, where fmt cannot call its methods, prints none of it.
 type Presented struct {
 	Session    ids.Session
 	Generation uint32   // at least 1
 	SecretHash [32]byte // SHA-256 of the session secret, to be compared with the row's
 
 	keyID  byte
-	secret *[16]byte
+	secret func() [16]byte
 }
 
 // Format prints the session and the generation, and nothing that helps to forge a token, whatever the verb.
@@ -151,12 +153,13 @@ func (k *RefreshKeys) Parse(token string) (Presented, error) {
 	if want := k.mac(key, raw[:atMAC]); !hmac.Equal(want[:], raw[atMAC:]) {
 		return Presented{}, errInvalid()
 	}
+	secret := [16]byte(raw[atSecret:atMAC])
 	p := Presented{
 		Session:    ids.From[ids.Session]([16]byte(raw[atSession:atGeneration])),
 		Generation: binary.BigEndian.Uint32(raw[atGeneration:atSecret]),
-		SecretHash: sha256.Sum256(raw[atSecret:atMAC]),
+		SecretHash: sha256.Sum256(secret[:]),
 		keyID:      key.ID,
-		secret:     (*[16]byte)(append([]byte(nil), raw[atSecret:atMAC]...)),
+		secret:     func() [16]byte { return secret },
 	}
 	if p.Generation == 0 {
 		return Presented{}, errInvalid() // generation 0 is never issued
@@ -172,7 +175,7 @@ func (k *RefreshKeys) Successor(p Presented, generation uint32) string {
 	if !listed || key.Gone || p.secret == nil || err != nil {
 		return ""
 	}
-	return k.encode(key, sid, generation, *p.secret)
+	return k.encode(key, sid, generation, p.secret())
 }
 
 // encode writes the one spelling of a token.
