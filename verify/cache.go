@@ -1,0 +1,145 @@
+package verify
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	ways          = 8   // places that one token may have in the cache
+	bytesPerPlace = 512 // of the bound, so that sets are seldom full before memory is
+	entryOverhead = 768 // what a verified token takes beside its two texts
+	sweepStep     = 16  // places that each admission looks through for expired tokens
+)
+
+// cache keeps verified tokens by their whole text, in at most a number of bytes. It is a table of sets of eight places. Reading
+// takes no lock: the tag finds a candidate, the full text decides. Writing takes the one lock; it happens once per
+// token, beside a signature check that costs a hundred times as much. What is evicted was not asked for lately.
+type cache struct {
+	seed   maphash.Seed
+	mask   uint64
+	tags   []atomic.Uint64
+	places []atomic.Pointer[verified]
+
+	mu    sync.Mutex
+	limit int
+	bytes int
+	hand  uint64
+}
+
+// cacheSlot is the cache's part of a verified token.
+type cacheSlot struct {
+	text  string
+	hash  uint64
+	bytes int
+	used  atomic.Bool
+}
+
+func newCache(limit int) *cache {
+	places := ways
+	for places < limit/bytesPerPlace {
+		places *= 2
+	}
+	return &cache{
+		seed: maphash.MakeSeed(), mask: uint64(places/ways - 1), limit: limit - 16*places,
+		tags: make([]atomic.Uint64, places), places: make([]atomic.Pointer[verified], places),
+	}
+}
+
+func (c *cache) hash(token string) uint64 { return maphash.String(c.seed, token) }
+
+// get finds the token's entry, or nil.
+func (c *cache) get(hash uint64, token string) *verified {
+	base := (hash & c.mask) * ways
+	for i := base; i < base+ways; i++ {
+		if c.tags[i].Load() != hash {
+			continue
+		}
+		if t := c.places[i].Load(); t != nil && t.slot.text == token {
+			if !t.slot.used.Load() {
+				t.slot.used.Store(true)
+			}
+			return t
+		}
+	}
+	return nil
+}
+
+// put admits a token that was found good. What expired before the given second is of no use to anybody.
+func (c *cache) put(hash uint64, token string, t *verified, expired int64) {
+	t.slot.text, t.slot.hash = token, hash
+	// The claims are substrings of the decoded payload, which is three quarters of its segment.
+	t.slot.bytes = len(token) + len(token)*3/4 + entryOverhead
+	if t.slot.bytes > c.limit {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	base := (hash & c.mask) * ways
+	at, best := base, 0
+	for i := base; i < base+ways; i++ {
+		other := c.places[i].Load()
+		worth := 0
+		switch {
+		case other == nil:
+			worth = 3
+		case other.slot.hash == hash && other.slot.text == token:
+			return
+		case other.exp <= expired:
+			worth = 2
+		case !other.slot.used.Load():
+			worth = 1
+		}
+		if worth > best {
+			at, best = i, worth
+		}
+	}
+	if best == 0 {
+		at = base + hash>>61
+	}
+	c.clear(at)
+	c.places[at].Store(t)
+	c.tags[at].Store(hash)
+	c.bytes += t.slot.bytes
+	for range sweepStep {
+		if other := c.turn(); other != nil && other.exp <= expired {
+			c.clear(c.hand)
+		}
+	}
+	for c.bytes > c.limit {
+		if other := c.turn(); other != nil && other != t && !other.slot.used.CompareAndSwap(true, false) {
+			c.clear(c.hand)
+		}
+	}
+}
+
+// turn moves the hand to the next place and gives what is there.
+func (c *cache) turn() *verified {
+	c.hand = (c.hand + 1) % uint64(len(c.places))
+	return c.places[c.hand].Load()
+}
+
+// clear empties a place; the lock is held.
+func (c *cache) clear(at uint64) {
+	if t := c.places[at].Swap(nil); t != nil {
+		c.tags[at].Store(0)
+		c.bytes -= t.slot.bytes
+	}
+}
+
+// drop removes t if it is in the cache.
+func (c *cache) drop(t *verified) {
+	if t.slot.text == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	base := (t.slot.hash & c.mask) * ways
+	for i := base; i < base+ways; i++ {
+		if c.places[i].Load() == t {
+			c.clear(i)
+			return
+		}
+	}
+}
