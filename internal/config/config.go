@@ -1,0 +1,118 @@
+// Package config owns the one Config of the service, composed of each package's section: its fields and defaults, how
+// it is read from YAML and the environment, and how it is printed without its secrets. Decoding is strict: an unknown key
+// is an error that names it. No secret has a default, and none stands in the file itself: it names the files that hold them.
+package config
+
+import (
+	"net/netip"
+
+	"github.com/authsvc/authsvc/internal/keys"
+	"github.com/authsvc/authsvc/internal/password"
+)
+
+// Config is everything that `authsvc serve` is told.
+type Config struct {
+	// Issuer is the https URL that tokens carry as iss, byte for byte; also authsvc's own audience. Required.
+	Issuer string `yaml:"issuer"`
+	// HTTP is the listener of the REST and OAuth endpoints.
+	HTTP Listener `yaml:"http"`
+	// GRPC is the listener of the gRPC services.
+	GRPC GRPC `yaml:"grpc"`
+	// Ops is the listener of health, readiness and metrics; never to be public.
+	Ops Ops `yaml:"ops"`
+	// Database is where accounts, clients, sessions, keys and the revocation log live.
+	Database Database `yaml:"database"`
+	// Secrets names the files that hold the key-encryption keys and the refresh keys.
+	Secrets Secrets `yaml:"secrets"`
+	// Gateway is what the HTTP listener trusts.
+	Gateway Gateway `yaml:"gateway"`
+	// Keys says how signing keys rotate.
+	Keys keys.Config `yaml:"keys"`
+	// Password says what a password hash costs and how many run at once.
+	Password password.Config `yaml:"password"`
+	// Session bounds sessions.
+	Session Session `yaml:"session"`
+	// Log says what is logged, and how.
+	Log Log `yaml:"log"`
+}
+
+// Listener is one address and its TLS.
+type Listener struct {
+	// Address is host:port; port 0 takes any free one.
+	Address string `yaml:"address"`
+	// TLS is required unless the address is loopback.
+	TLS TLS `yaml:"tls"`
+}
+
+// TLS names the certificate; both files are read again when they change.
+type TLS struct {
+	// CertFile is the PEM chain.
+	CertFile string `yaml:"cert_file"`
+	// KeyFile is the PEM private key.
+	KeyFile string `yaml:"key_file"`
+}
+
+// GRPC is the gRPC listener.
+type GRPC struct {
+	Listener `yaml:",inline"`
+	// Reflection serves gRPC server reflection, so that grpcurl needs no protos.
+	Reflection bool `yaml:"reflection"`
+}
+
+// Ops is the operators' listener.
+type Ops struct {
+	// Address is host:port; port 0 takes any free one.
+	Address string `yaml:"address"`
+	// PProf serves /debug/pprof.
+	PProf bool `yaml:"pprof"`
+}
+
+// Database is the store.
+type Database struct {
+	// Path is the SQLite file; its folder must exist and be the service's own. Required.
+	Path string `yaml:"path"`
+}
+
+// Secrets names key files: JSON, mode 0600 or 0400, {"keys": [{"id": "1", "key": "<32 bytes, base64url>"}, …]}. The first
+// key serves new data, all open what exists. A refresh key has a number from 0 to 255 as id, and may be marked "gone": true.
+type Secrets struct {
+	// KeyEncryptionKeysFile seals the private signing keys in the database. Required.
+	KeyEncryptionKeysFile string `yaml:"key_encryption_keys_file"`
+	// RefreshKeysFile authenticates refresh tokens. Required.
+	RefreshKeysFile string `yaml:"refresh_keys_file"`
+}
+
+// Gateway is what the HTTP listener trusts.
+type Gateway struct {
+	// TrustedProxies are the networks whose X-Forwarded-For is believed; the right-most address outside them is the client.
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+	// CORSOrigins are the exact origins of browsers' pages that may call, such as https://app.example.com.
+	CORSOrigins []string `yaml:"cors_origins"`
+}
+
+// Session bounds sessions.
+type Session struct {
+	// MaxPerAccount is how many live sessions an account may have; beyond it the oldest is ended.
+	MaxPerAccount int `yaml:"max_per_account"`
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	// Level is debug, info, warn or error.
+	Level string `yaml:"level"`
+	// Format is json, text, or auto: text on a terminal, else json.
+	Format string `yaml:"format"`
+}
+
+// Default is the configuration before the file is read.
+func Default() Config {
+	return Config{
+		HTTP:     Listener{Address: "127.0.0.1:8080"},
+		GRPC:     GRPC{Listener: Listener{Address: "127.0.0.1:9090"}},
+		Ops:      Ops{Address: "127.0.0.1:9091"},
+		Keys:     keys.DefaultConfig(),
+		Password: password.DefaultConfig(),
+		Session:  Session{MaxPerAccount: 100},
+		Log:      Log{Level: "info", Format: "auto"},
+	}
+}

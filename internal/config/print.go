@@ -1,0 +1,66 @@
+package config
+
+import (
+	"bufio"
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"time"
+)
+
+// Print writes the configuration as YAML that Load reads back to the same Config. There is nothing to redact: secrets stand
+// in files that the configuration only names.
+func (c Config) Print(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	printSection(b, reflect.ValueOf(&c).Elem(), "")
+	return b.Flush()
+}
+
+func printSection(w io.Writer, v reflect.Value, indent string) {
+	for _, f := range fields(v) {
+		if f.section() {
+			fmt.Fprintf(w, "%s%s:\n", indent, f.name)
+			printSection(w, f.value, indent+"  ")
+			continue
+		}
+		fmt.Fprintf(w, "%s%s: %s\n", indent, f.name, value(f.value))
+	}
+}
+
+// value gives a setting in YAML's flow style; a JSON string is a YAML one.
+func value(v reflect.Value) string {
+	if v.Kind() == reflect.Slice {
+		parts := make([]string, v.Len())
+		for i := range parts {
+			parts[i] = value(v.Index(i))
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	}
+	if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+		text, err := m.MarshalText()
+		if err != nil {
+			return `""`
+		}
+		return quote(string(text))
+	}
+	if d, ok := v.Interface().(time.Duration); ok {
+		return d.String()
+	}
+	if v.Kind() == reflect.String {
+		return quote(v.String())
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+func quote(s string) string {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if e.Encode(s) != nil {
+		return `""`
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}

@@ -1,0 +1,224 @@
+package config
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// problems collects what is wrong; each names its setting and says what to do.
+type problems []error
+
+func (p *problems) add(setting, format string, args ...any) {
+	*p = append(*p, fmt.Errorf("%s: "+format, append([]any{setting}, args...)...))
+}
+
+func (p *problems) nested(section string, err error) {
+	if err != nil {
+		*p = append(*p, fmt.Errorf("%s: %w", section, err))
+	}
+}
+
+// Validate checks everything that a server needs before it starts, the files that the settings name included, and reports
+// all problems together.
+func (c Config) Validate() error {
+	var p problems
+	p.issuer(c.Issuer)
+	p.listener("http", c.HTTP)
+	p.listener("grpc", c.GRPC.Listener)
+	p.ops(c.Ops)
+	p.distinct(c)
+	p.database(c.Database)
+	p.keyFile("secrets.key_encryption_keys_file", c.Secrets.KeyEncryptionKeysFile)
+	p.keyFile("secrets.refresh_keys_file", c.Secrets.RefreshKeysFile)
+	if f := c.Secrets.RefreshKeysFile; f != "" && f == c.Secrets.KeyEncryptionKeysFile {
+		p.add("secrets.refresh_keys_file", "must not be the file of the key-encryption keys: give each its own")
+	}
+	p.gateway(c.Gateway)
+	p.nested("keys", c.Keys.Validate())
+	p.nested("password", c.Password.Validate())
+	if n := c.Session.MaxPerAccount; n < 1 || n > 10_000 {
+		p.add("session.max_per_account", "is %d; it must be 1 to 10000", n)
+	}
+	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	p.oneOf("log.format", c.Log.Format, "auto", "json", "text")
+	return errors.Join(p...)
+}
+
+// CheckIssuer says what is wrong with an issuer: it is an absolute https URL with nothing behind its path and no slash at
+// its end (RFC 8414 §2), written the one way that a comparison byte for byte can rely on. Plain http is for loopback alone.
+func CheckIssuer(issuer string) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case issuer == "":
+		return errors.New("is required: the https URL under which clients reach this service, such as https://auth.example.com")
+	case err != nil || u.Opaque != "" || u.Hostname() == "" || !u.IsAbs():
+		return errors.New("must be an absolute URL such as https://auth.example.com")
+	case len(issuer) > 256:
+		return errors.New("must be at most 256 bytes")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return errors.New("must begin with https://")
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return errors.New("must begin with https://; http is for loopback addresses only")
+	case u.User != nil:
+		return errors.New("must not hold a user name or password")
+	case strings.ContainsAny(issuer, "?#"):
+		return errors.New("must not have a query or a fragment: remove everything from ? or # on")
+	case strings.HasSuffix(issuer, "/"):
+		return errors.New("must not end with a slash: remove it")
+	case u.Host != strings.ToLower(u.Host) || !strings.HasPrefix(issuer, u.Scheme+"://"):
+		return errors.New("must be in lower case up to its path, since issuers are compared byte for byte")
+	case u.String() != issuer || strings.Contains(u.Path, "//") || strings.Contains(u.Path+"/", "/./") || strings.Contains(u.Path+"/", "/../"):
+		return errors.New("is not in its normal form: write it without escapes and empty or dotted path segments")
+	}
+	return nil
+}
+
+func (p *problems) issuer(issuer string) { p.nested("issuer", CheckIssuer(issuer)) }
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// address checks host:port and gives the host; ok is false where there was something to say.
+func (p *problems) address(setting, address string) (host string, ok bool) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		p.add(setting, "must be host:port, such as 127.0.0.1:8080")
+		return "", false
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
+		p.add(setting, "the port must be a number from 0 to 65535")
+		return "", false
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
+		p.add(setting, "the host must be an IP address, localhost, or empty for all interfaces")
+		return "", false
+	}
+	return host, true
+}
+
+func (p *problems) listener(name string, l Listener) {
+	host, ok := p.address(name+".address", l.Address)
+	cert, key := l.TLS.CertFile, l.TLS.KeyFile
+	switch {
+	case cert == "" && key == "":
+		if ok && !loopback(host) {
+			p.add(name+".tls", "is required, since %s is not a loopback address: set cert_file and key_file, or listen on 127.0.0.1", name+".address")
+		}
+		return
+	case cert == "":
+		p.add(name+".tls.cert_file", "is required beside key_file")
+		return
+	case key == "":
+		p.add(name+".tls.key_file", "is required beside cert_file")
+		return
+	}
+	if !p.keyFile(name+".tls.key_file", key) {
+		return
+	}
+	if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
+		p.add(name+".tls", "cert_file and key_file are not a readable PEM pair: %w", err)
+	}
+}
+
+func (p *problems) ops(o Ops) {
+	if host, ok := p.address("ops.address", o.Address); ok && !loopback(host) {
+		p.add("ops.address", "must be a loopback address such as 127.0.0.1:9091: the operators' listener has no authentication")
+	}
+}
+
+// distinct refuses two listeners on one address; port 0 is never the same twice.
+func (p *problems) distinct(c Config) {
+	all := []struct{ name, address string }{{"http.address", c.HTTP.Address}, {"grpc.address", c.GRPC.Address}, {"ops.address", c.Ops.Address}}
+	for i, a := range all {
+		for _, b := range all[:i] {
+			if a.address == b.address && a.address != "" && !strings.HasSuffix(a.address, ":0") {
+				p.add(a.name, "is the same as %s: give each listener its own port", b.name)
+			}
+		}
+	}
+}
+
+func (p *problems) database(d Database) {
+	const setting = "database.path"
+	if d.Path == "" {
+		p.add(setting, "is required: the SQLite file, in a folder of the service's own")
+		return
+	}
+	dir, err := os.Stat(filepath.Dir(d.Path))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		p.add(setting, "the folder %s does not exist: create it with mode 0700", filepath.Dir(d.Path))
+	case err != nil:
+		p.add(setting, "%w", err)
+	case !dir.IsDir():
+		p.add(setting, "%s is not a folder", filepath.Dir(d.Path))
+	case dir.Mode().Perm()&0o022 != 0:
+		p.add(setting, "others may write to the folder %s (mode %04o): make it 0700", filepath.Dir(d.Path), dir.Mode().Perm())
+	}
+	if file, err := os.Stat(d.Path); err == nil && !file.Mode().IsRegular() {
+		p.add(setting, "%s is not a regular file", d.Path)
+	}
+}
+
+// keyFile checks a file that holds secrets, and reports whether there was nothing to say.
+func (p *problems) keyFile(setting, path string) bool {
+	if path == "" {
+		p.add(setting, "is required")
+		return false
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		p.add(setting, "%s does not exist", path)
+	case err != nil:
+		p.add(setting, "%w", err)
+	case !info.Mode().IsRegular():
+		p.add(setting, "%s is not a regular file", path)
+	case info.Mode().Perm() != 0o600 && info.Mode().Perm() != 0o400:
+		p.add(setting, "%s has mode %04o: make it 0600 or 0400, so that its owner alone may read it", path, info.Mode().Perm())
+	default:
+		return true
+	}
+	return false
+}
+
+func (p *problems) gateway(g Gateway) {
+	for _, n := range g.TrustedProxies {
+		switch {
+		case !n.IsValid() || n != n.Masked():
+			p.add("gateway.trusted_proxies", "%s is not a network: its host bits must be zero", n)
+		case n.Bits() == 0:
+			p.add("gateway.trusted_proxies", "%s would let every caller choose its own address: name the proxies' networks", n)
+		}
+	}
+	for _, o := range g.CORSOrigins {
+		u, err := url.Parse(o)
+		switch {
+		case err != nil || u.Hostname() == "" || u.Scheme+"://"+u.Host != o || o != strings.ToLower(o) || strings.Contains(o, "*"):
+			p.add("gateway.cors_origins", "%q is not an exact origin in lower case such as https://app.example.com, without path and slash", o)
+		case u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
+			p.add("gateway.cors_origins", "%q must begin with https://; http is for loopback addresses only", o)
+		}
+	}
+}
+
+func (p *problems) oneOf(setting, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		p.add(setting, "is %q; it must be one of %s", value, strings.Join(allowed, ", "))
+	}
+}
