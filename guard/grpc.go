@@ -1,0 +1,78 @@
+package guard
+
+import (
+	"context"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// UnaryServerInterceptor guards unary methods. Refusals are UNAUTHENTICATED (TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED),
+// PERMISSION_DENIED (SCOPE_INSUFFICIENT, PERMISSION_DENIED) or UNAVAILABLE (REPLICA_STALE), each with a google.rpc.ErrorInfo.
+func (g *Guard) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		ctx, err := g.admit(ctx, info.FullMethod)
+		if err != nil {
+			return nil, err
+		}
+		return handler(ctx, req)
+	}
+}
+
+// StreamServerInterceptor guards streaming methods by the same rules. The token is judged when the stream begins.
+func (g *Guard) StreamServerInterceptor() grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		ctx, err := g.admit(stream.Context(), info.FullMethod)
+		if err != nil {
+			return err
+		}
+		return handler(srv, guardedStream{stream, ctx})
+	}
+}
+
+type guardedStream struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // grpc.ServerStream hands its context out by a method
+}
+
+func (s guardedStream) Context() context.Context { return s.ctx }
+
+func (g *Guard) admit(ctx context.Context, method string) (context.Context, error) {
+	key, rule := method, g.fallback
+	if r, ok := g.rules[method]; ok {
+		rule = r
+	} else {
+		key = ""
+	}
+	ctx, no := g.decide(ctx, key, rule, metadata.ValueFromIncomingContext(ctx, "authorization"))
+	if no != nil {
+		return nil, no.status().Err()
+	}
+	return ctx, nil
+}
+
+func (no *refusal) code() codes.Code {
+	switch no.reason {
+	case ReasonPermissionDenied, ReasonScopeInsufficient:
+		return codes.PermissionDenied
+	case ReasonReplicaStale:
+		return codes.Unavailable
+	default:
+		return codes.Unauthenticated
+	}
+}
+
+func (no *refusal) status() *status.Status {
+	if no.ctx != nil {
+		return status.FromContextError(no.ctx)
+	}
+	bare := status.New(no.code(), no.message)
+	full, err := bare.WithDetails(&errdetails.ErrorInfo{Reason: no.reason, Domain: Domain})
+	if err != nil {
+		return bare
+	}
+	return full
+}

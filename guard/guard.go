@@ -1,0 +1,234 @@
+// Package guard puts an access token's verdict in front of handlers: gRPC interceptors, unary and stream, and net/http
+// middleware, over one table of rules that denies what it does not name. It owns who may call what and how a refusal is
+// said; whether a token is good is package verify's business alone.
+//
+//	g, err := guard.New(guard.Options{
+//		Verifier: v,
+//		Rules: map[string]guard.Rule{
+//			"/shop.v1.Orders/List":   {Scopes: []string{"orders.read"}},
+//			"/grpc.health.v1.Health/Check": {Public: true},
+//		},
+//	})
+//	server := grpc.NewServer(grpc.UnaryInterceptor(g.UnaryServerInterceptor()), grpc.StreamInterceptor(g.StreamServerInterceptor()))
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/authsvc/authsvc/verify"
+)
+
+// Domain is the domain of the google.rpc.ErrorInfo in every refusal.
+const Domain = "authsvc"
+
+// The reasons of google.rpc.ErrorInfo.
+const (
+	// ReasonTokenInvalid: no token, more than one, malformed, not from our issuer, or for another audience.
+	ReasonTokenInvalid = "TOKEN_INVALID"
+	// ReasonTokenExpired: the signature is good, the time is over.
+	ReasonTokenExpired = "TOKEN_EXPIRED"
+	// ReasonTokenRevoked: the signature is good, something has ended the token.
+	ReasonTokenRevoked = "TOKEN_REVOKED"
+	// ReasonScopeInsufficient: the token lacks a scope that the rule needs.
+	ReasonScopeInsufficient = "SCOPE_INSUFFICIENT"
+	// ReasonPermissionDenied: no rule lets anybody call this, or not with this kind of token.
+	ReasonPermissionDenied = "PERMISSION_DENIED"
+	// ReasonReplicaStale: the verifier has no keys or no revocations at the moment; nothing was decided.
+	ReasonReplicaStale = "REPLICA_STALE"
+)
+
+// Rule says who may call. The zero Rule lets nobody. At most one of Public, Optional, Authenticated, User and Client is set;
+// Scopes alone mean Authenticated with those scopes.
+type Rule struct {
+	// Public lets everybody call; a token, if there is one, is not looked at.
+	Public bool
+	// Optional lets calls without a bearer token through, without claims, for a handler that has another way to know its caller
+	// and must use it. A bearer token that is there has to be good.
+	Optional bool
+	// Authenticated asks for a good token, any.
+	Authenticated bool
+	// User asks for a token of a session (with a sid), which a service's own token is not.
+	User bool
+	// Client asks for a service's own token (without a sid).
+	Client bool
+	// Scopes are what the token must have, all of them.
+	Scopes []string
+}
+
+func (r Rule) check() error {
+	set := 0
+	for _, b := range []bool{r.Public, r.Optional, r.Authenticated, r.User, r.Client} {
+		if b {
+			set++
+		}
+	}
+	switch {
+	case set > 1:
+		return errors.New("more than one of Public, Optional, Authenticated, User and Client")
+	case r.Public && len(r.Scopes) > 0:
+		return errors.New("Public excludes Scopes")
+	}
+	for _, s := range r.Scopes {
+		if s == "" || strings.ContainsAny(s, " \t\"\\") {
+			return fmt.Errorf("%q is not one scope", s)
+		}
+	}
+	return nil
+}
+
+func (r Rule) denies() bool {
+	return !(r.Public || r.Optional || r.Authenticated || r.User || r.Client || len(r.Scopes) > 0)
+}
+
+// Options are what a Guard is made of.
+type Options struct {
+	// Verifier judges the tokens. Required.
+	Verifier *verify.Verifier
+	// Rules are found by exact match, never by pattern: for gRPC by full method, "/package.Service/Method"; for HTTP see
+	// Middleware.
+	Rules map[string]Rule
+	// Default is for what Rules does not name. The zero Rule denies.
+	Default Rule
+	// Realm is named in HTTP challenges (RFC 9110 §11.5); empty leaves it out.
+	Realm string
+	// Observe is told of every decision, for metrics: the key of the rule that was found ("" for Default, so that callers cannot
+	// invent names) and the reason of the refusal ("" where the call went on). Nil is fine.
+	Observe func(ctx context.Context, rule, reason string)
+}
+
+// Guard decides on calls. It is safe for concurrent use and never changes.
+type Guard struct {
+	verifier *verify.Verifier
+	rules    map[string]Rule
+	fallback Rule
+	realm    string
+	observe  func(ctx context.Context, rule, reason string)
+}
+
+// New makes a Guard, or says which rule contradicts itself.
+func New(o Options) (*Guard, error) {
+	if o.Verifier == nil {
+		return nil, errors.New("guard: Options.Verifier is required")
+	}
+	if strings.ContainsAny(o.Realm, "\"\\\r\n") {
+		return nil, errors.New("guard: Options.Realm has characters that a challenge cannot quote")
+	}
+	if err := o.Default.check(); err != nil {
+		return nil, fmt.Errorf("guard: Options.Default: %w", err)
+	}
+	for key, rule := range o.Rules {
+		if err := rule.check(); err != nil {
+			return nil, fmt.Errorf("guard: the rule of %q: %w", key, err)
+		}
+		if !strings.Contains(key, "/") {
+			return nil, fmt.Errorf("guard: the rule of %q: neither a gRPC full method nor an HTTP path", key)
+		}
+	}
+	g := &Guard{verifier: o.Verifier, rules: maps.Clone(o.Rules), fallback: o.Default, realm: o.Realm, observe: o.Observe}
+	if g.observe == nil {
+		g.observe = func(context.Context, string, string) {}
+	}
+	return g, nil
+}
+
+// refusal is why a call may not go on, before a transport words it.
+type refusal struct {
+	reason  string
+	message string
+	scopes  []string // with SCOPE_INSUFFICIENT: what is needed
+	bare    bool     // there were no credentials at all
+	ctx     error    // the call itself had ended
+}
+
+// decide is the one path to every handler. values are the call's authorization fields; the context it gives carries the claims
+// where there are some.
+func (g *Guard) decide(ctx context.Context, key string, rule Rule, values []string) (context.Context, *refusal) {
+	ctx, no := g.apply(ctx, rule, values)
+	if no != nil {
+		g.observe(ctx, key, no.reason)
+		return nil, no
+	}
+	g.observe(ctx, key, "")
+	return ctx, nil
+}
+
+func (g *Guard) apply(ctx context.Context, rule Rule, values []string) (context.Context, *refusal) {
+	if _, ok := ClaimsFromContext(ctx); ok { // another guard's, further out; not this one's verdict
+		ctx = context.WithValue(ctx, claimsKey{}, (*verify.Claims)(nil))
+	}
+	switch {
+	case rule.denies():
+		return ctx, &refusal{reason: ReasonPermissionDenied, message: "nobody may call this"}
+	case len(values) > 1:
+		return ctx, &refusal{reason: ReasonTokenInvalid, message: "more than one authorization"}
+	case rule.Public:
+		return ctx, nil
+	}
+	token, bearer := "", false
+	if len(values) == 1 {
+		token, bearer = bearerToken(values[0])
+	}
+	if !bearer {
+		if rule.Optional {
+			return ctx, nil
+		}
+		return ctx, &refusal{reason: ReasonTokenInvalid, message: "a bearer token is required", bare: true}
+	}
+	claims, err := g.verifier.Verify(ctx, token)
+	if err != nil {
+		return ctx, refuse(ctx, err)
+	}
+	switch {
+	case rule.User && claims.SessionID == "":
+		return ctx, &refusal{reason: ReasonPermissionDenied, message: "this needs a user's token"}
+	case rule.Client && claims.SessionID != "":
+		return ctx, &refusal{reason: ReasonPermissionDenied, message: "this needs a service's own token"}
+	}
+	for _, scope := range rule.Scopes {
+		if !claims.HasScope(scope) {
+			return ctx, &refusal{reason: ReasonScopeInsufficient, message: "the token lacks a scope", scopes: rule.Scopes}
+		}
+	}
+	return context.WithValue(ctx, claimsKey{}, claims), nil
+}
+
+// refuse words the verifier's errors. All that is wrong with a token itself gets the same words; what is not a verdict on the
+// token is never told as one.
+func refuse(ctx context.Context, err error) *refusal {
+	switch {
+	case errors.Is(err, verify.ErrExpired):
+		return &refusal{reason: ReasonTokenExpired, message: "the access token has expired"}
+	case errors.Is(err, verify.ErrRevoked):
+		return &refusal{reason: ReasonTokenRevoked, message: "the access token has been revoked"}
+	case errors.Is(err, verify.ErrMalformed), errors.Is(err, verify.ErrSignature), errors.Is(err, verify.ErrKeyUnknown),
+		errors.Is(err, verify.ErrIssuer), errors.Is(err, verify.ErrAudience), errors.Is(err, verify.ErrNotYetValid):
+		return &refusal{reason: ReasonTokenInvalid, message: "the access token is not valid"}
+	default:
+		return &refusal{reason: ReasonReplicaStale, message: "tokens cannot be verified at the moment", ctx: ctx.Err()}
+	}
+}
+
+// bearerToken reads an Authorization field (RFC 6750 §2.1); the scheme's case does not count (RFC 9110 §11.1).
+func bearerToken(value string) (string, bool) {
+	scheme, token, found := strings.Cut(value, " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", false
+	}
+	if found {
+		token = strings.TrimLeft(token, " ")
+	}
+	return token, true
+}
+
+type claimsKey struct{}
+
+// ClaimsFromContext gives the claims of the token that the guard let through, to be read and not written. It is false under a
+// Public rule, and under an Optional one where there was no bearer token.
+func ClaimsFromContext(ctx context.Context) (*verify.Claims, bool) {
+	claims, _ := ctx.Value(claimsKey{}).(*verify.Claims)
+	return claims, claims != nil
+}
