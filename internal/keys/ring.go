@@ -19,6 +19,7 @@ import (
 
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/verify"
 )
 
 // FreshFor is how old the loaded set may be for this replica to sign with it.
@@ -59,14 +60,15 @@ type Ring struct {
 
 // view is one loaded set; it is never changed, only replaced.
 type view struct {
-	set    Set
-	begun  time.Time // before the read began
-	opened map[string]opened
-	kid    string // of the signer
-	header string // encoded JOSE header
-	signer crypto.Signer
-	jwks   []byte
-	etag   string
+	set     Set
+	begun   time.Time // before the read began
+	opened  map[string]opened
+	kid     string // of the signer
+	header  string // encoded JOSE header
+	signer  crypto.Signer
+	jwks    []byte
+	etag    string
+	trusted map[string]*verify.Key // what the local verifier believes: the keys of jwks
 }
 
 // opened is a private half in memory, with the sealed bytes that it came from: a row that changes is opened anew.
@@ -213,11 +215,22 @@ func (r *Ring) publish(v, old *view, ids []string, publics []*rsa.PublicKey) err
 		}
 	}
 	if bytes.Equal(jwks, old.jwks) {
-		v.jwks, v.etag = old.jwks, old.etag
+		v.jwks, v.etag, v.trusted = old.jwks, old.etag, old.trusted
 		return nil
 	}
 	sum := sha256.Sum256(jwks)
 	v.jwks, v.etag = jwks, `"`+base64.RawURLEncoding.EncodeToString(sum[:16])+`"`
+	v.trusted = make(map[string]*verify.Key, len(ids))
+	for i, id := range ids {
+		if v.trusted[id] = old.trusted[id]; v.trusted[id] != nil {
+			continue // the same object, so that verdicts which stand on it stay
+		}
+		k, err := verify.NewKey(id, publics[i])
+		if err != nil {
+			return fmt.Errorf("keys: publish: %w", err)
+		}
+		v.trusted[id] = k
+	}
 	return nil
 }
 
@@ -336,6 +349,19 @@ func (r *Ring) ETag() string {
 		return v.etag
 	}
 	return ""
+}
+
+// Key makes the Ring the verify.KeySource of this process: it trusts exactly what JWKS publishes, under verify's own
+// conditions, and never waits.
+func (r *Ring) Key(_ context.Context, kid string) (*verify.Key, error) {
+	v := r.now.Load()
+	if v == nil {
+		return nil, verify.ErrNotReady
+	}
+	if k := v.trusted[kid]; k != nil {
+		return k, nil
+	}
+	return nil, verify.ErrKeyUnknown
 }
 
 // Status is what metrics and readiness need to know of a Ring.
