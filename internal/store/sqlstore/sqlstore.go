@@ -1,0 +1,177 @@
+// Package sqlstore keeps everything of authsvc in SQL: accounts, clients, sessions, signing keys, the revocation log
+// and the audit log. The engine is SQLite in one file, opened by the server and the command line at the same time.
+//
+// All writes of a process go through one goroutine with group commit: operations that wait together share one
+// transaction, each in a savepoint of its own, and nobody is answered before COMMIT (synchronous=FULL). So one
+// operation sees the whole effect of the one before it, a failed COMMIT fails all that shared it, and an answer means
+// that the change survives a power cut. Reads run beside the writer on connections of their own.
+//
+// Times are the process's clock (Options.Now), kept as unix microseconds.
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/account"
+	"github.com/authsvc/authsvc/internal/audit"
+	"github.com/authsvc/authsvc/internal/client"
+	"github.com/authsvc/authsvc/internal/keys"
+	"github.com/authsvc/authsvc/internal/revocation"
+	"github.com/authsvc/authsvc/internal/session"
+)
+
+// Memory as Options.Path is a private database in memory, for tests; it goes with Close.
+const Memory = ":memory:"
+
+// Options are what Open needs.
+type Options struct {
+	// Path of the database file, or Memory. Required. Open creates the file, not its folder, with mode 0600.
+	Path string
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+	// OpTimeout is the most that one call waits, whatever its context says; 5 s if zero.
+	OpTimeout time.Duration
+}
+
+// Errors of Open and OpenExisting, for errors.Is.
+var (
+	// ErrNoDatabase: OpenExisting found no database at the path.
+	ErrNoDatabase = errors.New("sqlstore: there is no database")
+	// ErrNotOwner: the database belongs to another user; files made here would lock its owner out.
+	ErrNotOwner = errors.New("sqlstore: the database belongs to another user")
+	// ErrSchemaNewer: a newer version of the program has changed the schema.
+	ErrSchemaNewer = errors.New("sqlstore: the database's schema is newer than this program")
+	// ErrSchemaOlder: the schema has not been migrated to this version of the program.
+	ErrSchemaOlder = errors.New("sqlstore: the database's schema is older than this program")
+)
+
+// DB is an open database. Its methods are safe for concurrent use.
+type DB struct {
+	now     func() time.Time
+	timeout time.Duration
+	memory  bool
+	epoch   [16]byte
+
+	w       *writer
+	readers *readers // nil in memory: reads go through the writer
+	watch   *watcher // nil in memory
+
+	closing sync.Once
+	commits atomic.Int64 // of this process; the change marker of a database in memory
+	seen    atomic.Int64
+}
+
+// Open opens the database, creates it where there is none, and migrates its schema. It starts the writer's goroutine,
+// which Close ends; nothing else runs in the background.
+func Open(ctx context.Context, o Options) (*DB, error) { return open(ctx, o, true) }
+
+// OpenExisting opens a database for a command beside a running server. It creates and migrates nothing, and refuses a
+// database that belongs to another user (ErrNotOwner) or whose schema is not exactly this program's (ErrSchemaNewer,
+// ErrSchemaOlder).
+func OpenExisting(ctx context.Context, o Options) (*DB, error) { return open(ctx, o, false) }
+
+func open(ctx context.Context, o Options, create bool) (*DB, error) {
+	if o.Path == "" {
+		return nil, errors.New("sqlstore: Path is required")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.OpTimeout <= 0 {
+		o.OpTimeout = 5 * time.Second
+	}
+	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory}
+	if err := prepareFile(o.Path, create); err != nil {
+		return nil, err
+	}
+	source, err := sql.Open("sqlite", dsn(o.Path, o.OpTimeout, true))
+	if err != nil {
+		return nil, fmt.Errorf("sqlstore: %w", err)
+	}
+	source.SetMaxOpenConns(1)
+	db.w = newWriter(db, source)
+	if err := db.start(ctx, create); err != nil {
+		_ = source.Close()
+		return nil, err
+	}
+	if !db.memory {
+		if db.readers, err = openReaders(dsn(o.Path, o.OpTimeout, false)); err == nil {
+			db.watch, err = openWatcher(dsn(o.Path, o.OpTimeout, false))
+		}
+		if err != nil {
+			_ = db.readers.close()
+			_ = source.Close()
+			return nil, err
+		}
+	}
+	go db.w.run()
+	return db, nil
+}
+
+// start connects the writer, brings the schema up to date or checks it, and reads the epoch.
+func (db *DB) start(ctx context.Context, migrating bool) error {
+	t, err := db.w.connect(ctx)
+	if err != nil {
+		return fmt.Errorf("sqlstore: open: %w", err)
+	}
+	if err := migrate(ctx, t, migrating); err != nil {
+		return err
+	}
+	var epoch []byte
+	if err := t.row(`SELECT epoch FROM installation`).Scan(&epoch); err != nil {
+		return fmt.Errorf("sqlstore: read the installation's row: %w", err)
+	}
+	if copy(db.epoch[:], epoch) != len(db.epoch) {
+		return errors.New("sqlstore: the installation's epoch is malformed")
+	}
+	// From here on a locked database is met with our own bounded, jittered retry; see writer.begin.
+	_, err = t.exec(`PRAGMA busy_timeout = 20`)
+	return err
+}
+
+// Close lets the operations that have been accepted finish, stops the writer and closes the file.
+func (db *DB) Close() error {
+	var err error
+	db.closing.Do(func() {
+		close(db.w.quit)
+		<-db.w.stopped
+		err = errors.Join(db.readers.close(), db.watch.close(), db.w.close())
+	})
+	return err
+}
+
+// Ping reports whether the database answers.
+func (db *DB) Ping(ctx context.Context) error {
+	_, err := view(ctx, db, func(q queries, _ time.Time) (int, error) {
+		var one int
+		return one, q.row(`SELECT only_row FROM installation`).Scan(&one)
+	})
+	return err
+}
+
+// Epoch is the random id of this history of the database.
+func (db *DB) Epoch() [16]byte { return db.epoch }
+
+// Accounts gives the store of accounts.
+func (db *DB) Accounts() account.Store { return accounts{db} }
+
+// Clients gives the store of clients.
+func (db *DB) Clients() client.Store { return clients{db} }
+
+// Sessions gives the store of sessions.
+func (db *DB) Sessions() session.Store { return sessions{db} }
+
+// Keys gives the store of signing keys.
+func (db *DB) Keys() keys.Store { return signingKeys{db} }
+
+// Revocations gives the revocation log.
+func (db *DB) Revocations() revocation.Store { return revocations{db} }
+
+// Audit gives the audit log.
+func (db *DB) Audit() audit.Store { return auditLog{db} }
