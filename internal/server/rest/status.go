@@ -131,8 +131,8 @@ func (d *door) fail(ctx context.Context, w http.ResponseWriter, in *inbound, err
 // failAs answers with err's status at the given HTTP code; 0 means the one that belongs to it.
 func (d *door) failAs(ctx context.Context, w http.ResponseWriter, in *inbound, err error, code int) {
 	st := statusOf(err)
-	known, ok := public(st)
-	if !ok {
+	known, seen := public(st)
+	if _, isStatus := status.FromError(err); !seen || !isStatus && codes.Code(st.GetCode()) == codes.Internal { //nolint:gosec // a code
 		// A service's interceptor has logged what it made Internal itself; what comes raw is logged here.
 		d.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String("request_id", in.requestID), slog.Any("error", err))
 	}
@@ -170,9 +170,9 @@ type answer struct {
 }
 
 // public keeps of a status what a caller may see: the four kinds of details that are documented, and for an internal
-// error no words but the fixed ones. ok is false if nobody has looked at the error before.
-func public(st *statuspb.Status) (a answer, ok bool) {
-	ok = true
+// error no words but the fixed ones. seen is false if nobody has given the error a reason before.
+func public(st *statuspb.Status) (a answer, seen bool) {
+	seen = true
 	a.status = &statuspb.Status{Code: st.GetCode(), Message: st.GetMessage()}
 	internal := false
 	switch codes.Code(st.GetCode()) { //nolint:gosec // from a status
@@ -202,11 +202,11 @@ func public(st *statuspb.Status) (a answer, ok bool) {
 		a.status.Details = append(a.status.Details, detail)
 	}
 	if internal && a.reason == "" {
-		ok = false
+		seen = false
 		a.reason = fault.InternalError
 		attach(a.status, &errdetails.ErrorInfo{Reason: string(a.reason), Domain: domain})
 	}
-	return a, ok
+	return a, seen
 }
 
 // challenge gives the WWW-Authenticate header (RFC 9110 §11.6.1): in the scheme that the request used, and for Bearer

@@ -1,0 +1,359 @@
+package rest_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+
+	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/server/rest"
+)
+
+func TestAnswersHaveProtoNamesAndNothingUnpopulated(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	for path, want := range map[string]string{
+		"/v1/auth/login":      `{"access_token":"at","token_type":"Bearer","expires_in":300}`,
+		"/v1/auth/introspect": `{"active":false}`,
+	} {
+		resp := h.do(request(func(r *http.Request) { r.URL.Path = path; withBody(r, `{}`) }))
+		text, _ := read(t, resp)
+		var got bytes.Buffer // protojson varies its white space on purpose
+		if err := json.Compact(&got, []byte(text)); err != nil || got.String() != want {
+			t.Errorf("R10 %s answers %s, want %s", path, text, want)
+		}
+		if ct := resp.Header.Get("Content-Type"); ct != "application/json" {
+			t.Errorf("the content type is %q", ct)
+		}
+	}
+}
+
+func TestBatchBodiesNeedACallerBeforeTheyAreRead(t *testing.T) {
+	t.Parallel()
+	admit := func(ctx context.Context, full string) error {
+		md, _ := metadata.FromIncomingContext(ctx)
+		if full != authsvcv1.AuthService_BatchIntrospect_FullMethodName || len(md["authorization"]) != 1 {
+			return fault.New(fault.Unauthenticated, fault.ClientInvalid, "who are you?")
+		}
+		return nil
+	}
+	of := func(size int) string {
+		const frame = `{"tokens":[""]}`
+		return `{"tokens":["` + strings.Repeat("a", size-len(frame)) + `"]}`
+	}
+	tests := []struct {
+		name, authorization string
+		size                int
+		chunked             bool
+		admit               func(context.Context, string) error
+		want                int
+	}{
+		{"a small one is decoded and left to the interceptors", "", 1 << 10, false, admit, 200},
+		{"a large one from nobody is refused unread", "", 1 << 20, false, admit, 401},
+		{"a large one of unknown size from nobody too", "", 1 << 20, true, admit, 401},
+		{"a large one from a client is taken", "Basic x", 1 << 20, false, admit, 200},
+		{"a large one in chunks is taken", "Basic x", 1 << 20, true, admit, 200},
+		{"R58 one of 2 MiB is taken", "Basic x", 2 << 20, false, admit, 200},
+		{"R58 one over 2 MiB is not", "Basic x", 2<<20 + 1, false, admit, 413},
+		{"R58 one over 2 MiB in chunks is not", "Basic x", 2<<20 + 1, true, admit, 413},
+		{"without an Admit nothing large is taken", "Basic x", 1 << 20, false, nil, 413},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, func(o *rest.Options) { o.Admit = tt.admit })
+			resp := h.do(request(func(r *http.Request) {
+				r.URL.Path = "/v1/auth/introspect:batch"
+				withBody(r, of(tt.size))
+				if tt.chunked {
+					r.ContentLength = -1
+				}
+				if tt.authorization != "" {
+					r.Header.Set("Authorization", tt.authorization)
+				}
+			}))
+			if resp.StatusCode != tt.want {
+				t.Errorf("answered %d, want %d", resp.StatusCode, tt.want)
+			}
+		})
+	}
+}
+
+func TestKeySet(t *testing.T) {
+	t.Parallel()
+	get := func(change func(*http.Request)) *http.Request {
+		r := httptest.NewRequest(http.MethodGet, "/.well-known/jwks.json", nil)
+		if change != nil {
+			change(r)
+		}
+		return r
+	}
+	h := open(t, func(o *rest.Options) { o.BasePath = "/auth" })
+	resp := h.do(get(nil))
+	text, _ := read(t, resp)
+	if resp.StatusCode != 200 || text != `{"keys":[]}` || resp.Header.Get("ETag") != `"v1"` ||
+		resp.Header.Get("Cache-Control") != "public, max-age=300, stale-if-error=86400" {
+		t.Errorf("answered %d %s %v", resp.StatusCode, text, resp.Header)
+	}
+	if resp.Header.Get("Access-Control-Allow-Origin") != "*" || resp.Header.Get("Access-Control-Allow-Credentials") != "" {
+		t.Errorf("R12 the CORS headers are %v", resp.Header)
+	}
+	tests := []struct {
+		name   string
+		change func(*http.Request)
+		want   int
+	}{
+		{"the same tag is not sent again", func(r *http.Request) { r.Header.Set("If-None-Match", `W/"v0", "v1"`) }, 304},
+		{"another tag is", func(r *http.Request) { r.Header.Set("If-None-Match", `"v0"`) }, 200},
+		{"HEAD", func(r *http.Request) { r.Method = http.MethodHead }, 200},
+		{"a preflight", func(r *http.Request) { r.Method = http.MethodOptions }, 204},
+		{"POST", func(r *http.Request) { r.Method = http.MethodPost }, 405},
+		{"under the issuer's path", func(r *http.Request) { r.URL.Path = "/auth/.well-known/jwks.json" }, 200},
+		{"the OpenAPI document", func(r *http.Request) { r.URL.Path = "/openapi.json" }, 200},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if resp := h.do(get(tt.change)); resp.StatusCode != tt.want {
+				t.Errorf("answered %d, want %d", resp.StatusCode, tt.want)
+			}
+		})
+	}
+	away := open(t, func(o *rest.Options) {
+		o.KeySet = func(context.Context) ([]byte, string, error) {
+			return nil, "", fault.New(fault.Unavailable, fault.SigningUnavailable, "no key set is loaded")
+		}
+	})
+	resp = away.do(get(nil))
+	if _, st := read(t, resp); resp.StatusCode != 503 || resp.Header.Get("Cache-Control") != "no-store" ||
+		st.detail("ErrorInfo")["reason"] != "SIGNING_UNAVAILABLE" {
+		t.Errorf("without keys answered %d %v", resp.StatusCode, st)
+	}
+}
+
+func TestOtherDoorsGetTheCallerAndTheGuardRails(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *rest.Options) {
+		o.Extra = map[string]http.Handler{
+			"/extra": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				c, ok := rest.ClientFrom(r.Context())
+				if _, deadline := r.Context().Deadline(); !ok || !deadline || c.RequestID == "" {
+					t.Errorf("the client is %+v", c)
+				}
+				_, _ = w.Write([]byte(c.IP.String() + " " + c.UserAgent))
+			}),
+			"/panic": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(canary) }),
+		}
+	})
+	resp := h.do(request(func(r *http.Request) {
+		r.URL.Path, r.RemoteAddr = "/extra", "10.0.0.1:80"
+		r.Header.Set("X-Forwarded-For", "198.51.100.1")
+		r.Header.Set("User-Agent", "tests/1")
+	}))
+	if text, _ := read(t, resp); text != "198.51.100.1 tests/1" {
+		t.Errorf("the handler saw %q", text)
+	}
+	resp = h.do(request(func(r *http.Request) { r.URL.Path = "/panic" }))
+	if text, _ := read(t, resp); resp.StatusCode != 500 || strings.Contains(text, canary) || h.panics != 1 {
+		t.Errorf("a panic is answered %d %s and counted %d times", resp.StatusCode, text, h.panics)
+	}
+}
+
+func TestAccessLogHasOnlyBoundedWords(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	for _, change := range []func(*http.Request){
+		func(r *http.Request) { r.URL.Path = "/" + canary },
+		func(r *http.Request) { r.Method = strings.ToUpper(canary) },
+		func(r *http.Request) {
+			r.Method, r.URL.Path = http.MethodDelete, "/v1/sessions/"+canary
+			withBody(r, "")
+		},
+		func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+canary) },
+		func(r *http.Request) { r.Header.Set("User-Agent", canary) },
+		func(r *http.Request) { withBody(r, `{"password":"`+canary+`"}`) },
+		func(r *http.Request) { withBody(r, `{"password":{"`+canary+`":1}}`) },
+	} {
+		h.do(request(change))
+	}
+	log := h.log.String()
+	if n := strings.Count(log, `"msg":"request"`); n != 7 {
+		t.Errorf("%d requests are in the log, want 7", n)
+	}
+	if strings.Contains(strings.ToLower(log), canary) {
+		t.Errorf("G15 R63 a client's words are in the log: %s", log)
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		change func(*rest.Options)
+		bad    string
+	}{
+		{"complete ones are taken", func(*rest.Options) {}, ""},
+		{"no channel", func(o *rest.Options) { o.Channel = nil }, "Channel"},
+		{"no key set", func(o *rest.Options) { o.KeySet = nil }, "KeySet"},
+		{"no logger", func(o *rest.Options) { o.Logger = nil }, "Logger"},
+		{"any origin", func(o *rest.Options) { o.CORSOrigins = []string{"*"} }, "origin"},
+		{"a null origin", func(o *rest.Options) { o.CORSOrigins = []string{"null"} }, "origin"},
+		{"an origin with a path", func(o *rest.Options) { o.CORSOrigins = []string{"https://a.example/"} }, "origin"},
+		{"an origin in capitals", func(o *rest.Options) { o.CORSOrigins = []string{"https://A.example"} }, "origin"},
+		{"an origin with its scheme's port", func(o *rest.Options) { o.CORSOrigins = []string{"https://a.example:443"} }, "origin"},
+		{"a timeout of a minute", func(o *rest.Options) { o.RequestTimeout = 60e9 }, "RequestTimeout"},
+		{"a base path with a slash behind", func(o *rest.Options) { o.BasePath = "/a/" }, "BasePath"},
+		{"a path twice", func(o *rest.Options) {
+			o.Extra = map[string]http.Handler{"/v1/auth/login": http.NotFoundHandler()}
+		}, "twice"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := &services{}
+			channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: s.intercept})
+			if err != nil {
+				t.Fatal(err)
+			}
+			authsvcv1.RegisterAuthServiceServer(channel, s)
+			o := rest.Options{Channel: channel, Logger: slog.New(slog.DiscardHandler),
+				KeySet: func(context.Context) ([]byte, string, error) { return nil, "", nil }}
+			tt.change(&o)
+			_, err = rest.New(o)
+			if (err != nil) != (tt.bad != "") || err != nil && !strings.Contains(err.Error(), tt.bad) {
+				t.Errorf("New says %v, want an error about %q", err, tt.bad)
+			}
+		})
+	}
+	if _, err := rest.NewChannel(rest.ChannelOptions{}); err == nil {
+		t.Error("a channel without an interceptor would be a door without a policy")
+	}
+}
+
+// counter is a stats handler that notes what it is told.
+type counter struct {
+	mu     sync.Mutex
+	events []string
+}
+
+type taggedKey struct{}
+
+func (c *counter) note(s string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.events = append(c.events, s)
+}
+
+func (c *counter) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	c.note("tag " + info.FullMethodName)
+	return context.WithValue(ctx, taggedKey{}, true)
+}
+
+func (c *counter) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if ctx.Value(taggedKey{}) == nil {
+		c.note("untagged")
+	}
+	switch s := s.(type) {
+	case *stats.Begin:
+		c.note("begin")
+	case *stats.End:
+		c.note("end " + status.Code(s.Error).String())
+	}
+}
+
+func (c *counter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (c *counter) HandleConn(context.Context, stats.ConnStats)                       {}
+
+func TestChannelCallsAsAServerWould(t *testing.T) {
+	t.Parallel()
+	s, c := &services{}, &counter{}
+	channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: s.intercept, Stats: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authsvcv1.RegisterAuthServiceServer(channel, s)
+	client := authsvcv1.NewAuthServiceClient(channel)
+	var header metadata.MD
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer smuggled")
+	out, err := client.Login(ctx, &authsvcv1.LoginRequest{Username: "ann", DeviceName: "phone"}, grpc.Header(&header))
+	if err != nil || out.GetSessionId() != "phone" {
+		t.Fatalf("Login gives %v, %v", out, err)
+	}
+	if got := header["x-internal"]; len(got) != 1 {
+		t.Errorf("the header that the interceptor set is %v", header)
+	}
+	if call := s.last(t); len(call.md) != 0 || call.method != authsvcv1.AuthService_Login_FullMethodName {
+		t.Errorf("outgoing metadata has become incoming: %+v", call)
+	}
+	if _, err := client.Login(t.Context(), &authsvcv1.LoginRequest{Username: "limited"}); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("the error is %v", err)
+	}
+	if _, err := client.Refresh(t.Context(), &authsvcv1.RefreshRequest{}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a method without an implementation gives %v", err)
+	}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic did not reach the caller")
+			}
+		}()
+		_, _ = client.Login(t.Context(), &authsvcv1.LoginRequest{Username: "panic"})
+	}()
+	for name, err := range map[string]error{
+		"an unknown method": channel.Invoke(t.Context(), "/authsvc.v1.AuthService/login", &authsvcv1.LoginRequest{}, &authsvcv1.LoginResponse{}),
+		"an empty method":   channel.Invoke(t.Context(), "", &authsvcv1.LoginRequest{}, &authsvcv1.LoginResponse{}),
+		"the wrong request": channel.Invoke(t.Context(), authsvcv1.AuthService_Login_FullMethodName, &authsvcv1.RefreshRequest{}, &authsvcv1.LoginResponse{}),
+	} {
+		if code := status.Code(err); code != codes.Unimplemented && code != codes.Internal {
+			t.Errorf("G10 %s gives %v", name, err)
+		}
+	}
+	if _, err := channel.NewStream(t.Context(), &grpc.StreamDesc{}, "/x/y"); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a stream gives %v", err)
+	}
+	login := "tag " + authsvcv1.AuthService_Login_FullMethodName
+	want := []string{login, "begin", "end OK", login, "begin", "end ResourceExhausted",
+		"tag " + authsvcv1.AuthService_Refresh_FullMethodName, "begin", "end Unimplemented", login, "begin", "end Internal",
+		login, "begin", "end Internal"}
+	if got := strings.Join(c.events, "\n"); got != strings.Join(want, "\n") {
+		t.Errorf("the stats handler was told\n%s\nwant\n%s", got, strings.Join(want, "\n"))
+	}
+}
+
+func FuzzJSONBody(f *testing.F) {
+	for _, seed := range []string{`{"username":"ann","password":"pw"}`, `{"username":"a","username":"b"}`, `{"x":1}`, ``, `null`,
+		`{"audience":["a","b"],"scope":"\ud800"}`, `{"username":"\u0000"}`, "{}\x00", `{"client_id":"a","clientId":"b"}`,
+		`{"tokens":["a"]}`, strings.Repeat(`{"a":`, 200), `{"username":"raw"}`} {
+		f.Add([]byte(seed))
+	}
+	h := open(f, func(o *rest.Options) { o.Logger = slog.New(slog.DiscardHandler) })
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, path := range []string{"/v1/auth/introspect", "/v1/auth/introspect:batch"} {
+			resp := h.do(request(func(r *http.Request) { r.URL.Path = path; withBody(r, string(data)) }))
+			text, _ := read(t, resp)
+			switch resp.StatusCode {
+			case http.StatusOK:
+				var object map[string]any
+				if err := json.Unmarshal(data, &object); err != nil || object == nil {
+					t.Errorf("%q was taken for an object of %s", data, path)
+				}
+			case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+			default:
+				t.Errorf("%q is answered %d %s", data, resp.StatusCode, text)
+			}
+		}
+	})
+}

@@ -1,0 +1,618 @@
+package rest_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/server/rest"
+)
+
+// seen is what one call looked like from inside a service.
+type seen struct {
+	method      string
+	md          metadata.MD
+	peer        string
+	remaining   time.Duration
+	hasDeadline bool
+}
+
+// services are small real services: what they answer depends on the request alone, so that a test chooses by its input.
+type services struct {
+	authsvcv1.UnimplementedAuthServiceServer
+	authsvcv1.UnimplementedSessionServiceServer
+
+	mu    sync.Mutex
+	calls []seen
+}
+
+func (s *services) last(t *testing.T) seen {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.calls) == 0 {
+		t.Fatal("no call has reached a service")
+	}
+	return s.calls[len(s.calls)-1]
+}
+
+func (s *services) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.calls)
+}
+
+// intercept notes each call, as the server's own chain would look at it.
+func (s *services) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	call := seen{method: info.FullMethod}
+	call.md, _ = metadata.FromIncomingContext(ctx)
+	if p, ok := peer.FromContext(ctx); ok {
+		call.peer = p.Addr.String()
+	}
+	if at, ok := ctx.Deadline(); ok {
+		call.remaining, call.hasDeadline = time.Until(at), true
+	}
+	s.mu.Lock()
+	s.calls = append(s.calls, call)
+	s.mu.Unlock()
+	if err := grpc.SetHeader(ctx, metadata.Pairs("x-internal", "1")); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+// canary stands for a secret that must never leave by an answer or a log.
+const canary = "canary-7f3a"
+
+func (s *services) Login(_ context.Context, r *authsvcv1.LoginRequest) (*authsvcv1.LoginResponse, error) {
+	switch r.GetUsername() {
+	case "raw":
+		return nil, errors.New("sql: password authentication failed for " + canary)
+	case "internal":
+		return nil, status.Error(codes.Internal, "open /var/lib/"+canary)
+	case "panic":
+		panic("token " + canary)
+	case "utf8":
+		return &authsvcv1.LoginResponse{Scope: "\xff"}, nil
+	case "limited":
+		st, err := status.New(codes.ResourceExhausted, "too many failures").WithDetails(
+			&errdetails.ErrorInfo{Reason: string(fault.RateLimited), Domain: "authsvc"},
+			&errdetails.RetryInfo{RetryDelay: durationpb.New(1500 * time.Millisecond)},
+			&errdetails.DebugInfo{Detail: canary})
+		if err != nil {
+			return nil, err
+		}
+		return nil, st.Err()
+	case "wrong", "token", "scope", "client":
+		reasons := map[string]fault.Reason{"wrong": fault.InvalidCredentials, "token": fault.TokenInvalid,
+			"scope": fault.ScopeInsufficient, "client": fault.ClientInvalid}
+		code := codes.Unauthenticated
+		if r.GetUsername() == "scope" {
+			code = codes.PermissionDenied
+		}
+		st, err := status.New(code, "no").WithDetails(&errdetails.ErrorInfo{Reason: string(reasons[r.GetUsername()]),
+			Domain: "authsvc", Metadata: map[string]string{"scope": "authsvc.introspect"}})
+		if err != nil {
+			return nil, err
+		}
+		return nil, st.Err()
+	}
+	return &authsvcv1.LoginResponse{AccessToken: "at", TokenType: "Bearer", ExpiresIn: 300, SessionId: r.GetDeviceName()}, nil
+}
+
+func (s *services) Introspect(context.Context, *authsvcv1.IntrospectRequest) (*authsvcv1.IntrospectResponse, error) {
+	inactive := false
+	return &authsvcv1.IntrospectResponse{Active: &inactive}, nil
+}
+
+func (s *services) BatchIntrospect(_ context.Context, r *authsvcv1.BatchIntrospectRequest) (
+	*authsvcv1.BatchIntrospectResponse, error) {
+	out := &authsvcv1.BatchIntrospectResponse{}
+	for range r.GetTokens() {
+		active := true
+		out.Results = append(out.Results, &authsvcv1.IntrospectResponse{Active: &active})
+	}
+	return out, nil
+}
+
+func (s *services) ListSessions(_ context.Context, r *authsvcv1.ListSessionsRequest) (*authsvcv1.ListSessionsResponse, error) {
+	return &authsvcv1.ListSessionsResponse{NextPageToken: r.GetPageToken()}, nil
+}
+
+func (s *services) RevokeSession(_ context.Context, r *authsvcv1.RevokeSessionRequest) (*authsvcv1.RevokeSessionResponse, error) {
+	if r.GetSessionId() != "mine" {
+		return nil, status.Error(codes.NotFound, "no such session")
+	}
+	return &authsvcv1.RevokeSessionResponse{}, nil
+}
+
+// house is one door with its services and its log.
+type house struct {
+	http.Handler
+	services *services
+	log      *bytes.Buffer
+	panics   int
+}
+
+const goodOrigin = "https://app.example.com"
+
+func open(t testing.TB, change func(*rest.Options)) *house {
+	t.Helper()
+	h := &house{services: &services{}, log: &bytes.Buffer{}}
+	channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: h.services.intercept})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authsvcv1.RegisterAuthServiceServer(channel, h.services)
+	authsvcv1.RegisterSessionServiceServer(channel, h.services)
+	o := rest.Options{
+		Channel: channel,
+		KeySet: func(context.Context) ([]byte, string, error) {
+			return []byte(`{"keys":[]}`), `"v1"`, nil
+		},
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+		CORSOrigins:    []string{goodOrigin},
+		OpenAPI:        []byte(`{"swagger":"2.0"}`),
+		Logger:         slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Panicked:       func() { h.panics++ },
+	}
+	if change != nil {
+		change(&o)
+	}
+	if h.Handler, err = rest.New(o); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// request is a good login; each test puts one fault into it.
+func request(change func(*http.Request)) *http.Request {
+	r := httptest.NewRequest(http.MethodPost, "/v1/auth/login", strings.NewReader(`{"username":"ann","password":"pw"}`))
+	r.RemoteAddr = "192.0.2.7:4711"
+	r.Header.Set("Content-Type", "application/json")
+	if change != nil {
+		change(r)
+	}
+	return r
+}
+
+func withBody(r *http.Request, text string) {
+	r.Body, r.ContentLength = io.NopCloser(strings.NewReader(text)), int64(len(text))
+}
+
+func (h *house) do(r *http.Request) *http.Response {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+// wire is google.rpc.Status as JSON.
+type wire struct {
+	Code    int              `json:"code"`
+	Message string           `json:"message"`
+	Details []map[string]any `json:"details"`
+}
+
+func (w wire) detail(kind string) map[string]any {
+	for _, d := range w.Details {
+		if d["@type"] == "type.googleapis.com/google.rpc."+kind {
+			return d
+		}
+	}
+	return nil
+}
+
+func read(t *testing.T, resp *http.Response) (string, wire) {
+	t.Helper()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var w wire
+	if resp.StatusCode >= 400 {
+		if err := json.Unmarshal(data, &w); err != nil || w.Message == "" {
+			t.Fatalf("the body of a %d is not a google.rpc.Status: %q", resp.StatusCode, data)
+		}
+		if got := w.detail("RequestInfo")["request_id"]; got != resp.Header.Get("X-Request-Id") || got == nil {
+			t.Errorf("RequestInfo has the request id %v, the header %q", got, resp.Header.Get("X-Request-Id"))
+		}
+	}
+	return string(data), w
+}
+
+func TestRequestsAreTakenOrRefusedByTheirForm(t *testing.T) {
+	t.Parallel()
+	post := func(path, text string) func(*http.Request) {
+		return func(r *http.Request) { r.URL.Path = path; withBody(r, text) }
+	}
+	header := func(name string, values ...string) func(*http.Request) {
+		return func(r *http.Request) { r.Header[name] = values }
+	}
+	at := func(verb, target string) func(*http.Request) {
+		return func(r *http.Request) { *r = *httptest.NewRequest(verb, target, nil); r.RemoteAddr = "192.0.2.7:4711" }
+	}
+	tests := []struct {
+		name   string
+		change func(*http.Request)
+		want   int
+		reason fault.Reason
+	}{
+		{"a plain login is taken", nil, 200, ""},
+		{"a charset of UTF-8 is taken", header("Content-Type", "application/json; charset=UTF-8"), 200, ""},
+		{"G07 text/plain with JSON inside", header("Content-Type", "text/plain"), 415, fault.ContentTypeUnsupported},
+		{"G07 a form with JSON inside", header("Content-Type", "application/x-www-form-urlencoded"), 415, fault.ContentTypeUnsupported},
+		{"G07 no content type", header("Content-Type"), 415, fault.ContentTypeUnsupported},
+		{"G07 R39 two content types", header("Content-Type", "application/json", "text/plain"), 415, fault.ContentTypeUnsupported},
+		{"another charset", header("Content-Type", "application/json; charset=utf-7"), 415, fault.ContentTypeUnsupported},
+		{"a compressed body", header("Content-Encoding", "gzip"), 415, fault.ContentTypeUnsupported},
+		{"an unknown field", post("/v1/auth/login", `{"username":"ann","pasword":"x"}`), 400, fault.FieldInvalid},
+		{"a field twice", post("/v1/auth/login", `{"username":"ann","username":"bob"}`), 400, fault.FieldInvalid},
+		{"a field twice in two spellings", post("/v1/auth/login", `{"client_id":"a","clientId":"b"}`), 400, fault.FieldInvalid},
+		{"a field in another case", post("/v1/auth/login", `{"Username":"ann"}`), 400, fault.FieldInvalid},
+		{"a value of another type", post("/v1/auth/login", `{"username":"ann","password":17}`), 400, fault.FieldInvalid},
+		{"a value behind the object", post("/v1/auth/login", `{"username":"ann"}{}`), 400, fault.FieldInvalid},
+		{"an array", post("/v1/auth/login", `[]`), 400, fault.FieldInvalid},
+		{"null", post("/v1/auth/login", `null`), 400, fault.FieldInvalid},
+		{"G16 bad UTF-8", post("/v1/auth/login", "{\"username\":\"\xff\"}"), 400, fault.FieldInvalid},
+		{"an empty body", post("/v1/auth/login", ``), 400, fault.FieldInvalid},
+		{"a body of white space", post("/v1/auth/login", "  "), 400, fault.FieldInvalid},
+		{"white space around the object is taken", post("/v1/auth/login", " {\"username\":\"ann\"}\n"), 200, ""},
+		{"R58 a body of 64 KiB is taken", post("/v1/auth/login", `{}`+strings.Repeat(" ", 64<<10-2)), 200, ""},
+		{"R58 a body of 64 KiB and a byte", post("/v1/auth/login", `{}`+strings.Repeat(" ", 64<<10-1)), 413, fault.BodyTooLarge},
+		{"R58 the same in chunks", func(r *http.Request) {
+			withBody(r, `{}`+strings.Repeat(" ", 64<<10-1))
+			r.ContentLength = -1
+		}, 413, fault.BodyTooLarge},
+		{"in chunks, within the limit, is taken", func(r *http.Request) { withBody(r, `{}`); r.ContentLength = -1 }, 200, ""},
+		{"R39 a login by GET", at(http.MethodGet, "/v1/auth/login"), 405, fault.MethodNotAllowed},
+		{"F16 a refresh by GET", at(http.MethodGet, "/v1/auth/refresh?refresh_token="+canary), 405, fault.MethodNotAllowed},
+		{"R08 F16 a token in the query", func(r *http.Request) { r.URL.RawQuery = "refresh_token=" + canary }, 400, fault.FieldInvalid},
+		{"R08 an access token in the query", at(http.MethodGet, "/v1/sessions?access_token="+canary), 400, fault.FieldInvalid},
+		{"a list by GET is taken", at(http.MethodGet, "/v1/sessions?page_size=5&page_token=p"), 200, ""},
+		{"a query parameter twice", at(http.MethodGet, "/v1/sessions?page_size=5&page_size=6"), 400, fault.FieldInvalid},
+		{"a query parameter that is no number", at(http.MethodGet, "/v1/sessions?page_size="+canary), 400, fault.FieldInvalid},
+		{"G06 a method override on a form", func(r *http.Request) {
+			r.URL.Path = "/v1/sessions"
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			r.Header.Set("X-Http-Method-Override", "GET")
+		}, 405, fault.MethodNotAllowed},
+		{"G06 a form as a long GET", func(r *http.Request) {
+			r.URL.Path = "/v1/sessions"
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}, 405, fault.MethodNotAllowed},
+		{"a delete is taken", at(http.MethodDelete, "/v1/sessions/mine"), 200, ""},
+		{"a delete with a body", func(r *http.Request) { r.Method = http.MethodDelete; r.URL.Path = "/v1/sessions/mine" }, 400, fault.FieldInvalid},
+		{"G10 a path with two slashes", func(r *http.Request) { r.URL.Path = "//v1/auth/login" }, 404, fault.RouteNotFound},
+		{"G10 a path without a slash", func(r *http.Request) { r.URL.Path = "v1/auth/login" }, 404, fault.RouteNotFound},
+		{"G10 an empty path", func(r *http.Request) { r.URL.Path = "" }, 404, fault.RouteNotFound},
+		{"G10 a path with a slash behind", func(r *http.Request) { r.URL.Path = "/v1/auth/login/" }, 404, fault.RouteNotFound},
+		{"G10 a path in another case", func(r *http.Request) { r.URL.Path = "/v1/auth/Login" }, 404, fault.RouteNotFound},
+		{"G10 an escaped letter", at(http.MethodGet, "/v1/%73essions"), 404, fault.RouteNotFound},
+		{"G10 an escaped slash", at(http.MethodDelete, "/v1/sessions%2fmine"), 404, fault.RouteNotFound},
+		{"G10 a verb on an identifier", at(http.MethodDelete, "/v1/sessions/mine:x"), 404, fault.RouteNotFound},
+		{"G10 dots", at(http.MethodDelete, "/v1/sessions/.."), 404, fault.RouteNotFound},
+		{"G10 the gRPC path", func(r *http.Request) { r.URL.Path = "/authsvc.v1.AuthService/Login" }, 404, fault.RouteNotFound},
+		{"G14 metrics", at(http.MethodGet, "/metrics"), 404, fault.RouteNotFound},
+		{"G14 profiles", at(http.MethodGet, "/debug/pprof/"), 404, fault.RouteNotFound},
+		{"G14 readiness", at(http.MethodGet, "/readyz"), 404, fault.RouteNotFound},
+		{"G14 the root, asked by a health probe", func(r *http.Request) {
+			at(http.MethodGet, "/")(r)
+			r.Header.Set("User-Agent", "GoogleHC/1.0")
+		}, 404, fault.RouteNotFound},
+		{"G01 one authorization header is taken", header("Authorization", "Bearer a"), 200, ""},
+		{"G01 two authorization headers", header("Authorization", "Bearer a", "Bearer b"), 401, fault.TokenInvalid},
+		{"an authorization header that is not ASCII", header("Authorization", "Bearer \xc3\xa4"), 401, fault.TokenInvalid},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, nil)
+			resp := h.do(request(tt.change))
+			text, st := read(t, resp)
+			if resp.StatusCode != tt.want {
+				t.Fatalf("answered %d %s, want %d", resp.StatusCode, text, tt.want)
+			}
+			if tt.reason != "" && st.detail("ErrorInfo")["reason"] != string(tt.reason) {
+				t.Errorf("the reason is %v, want %s", st.detail("ErrorInfo")["reason"], tt.reason)
+			}
+			if refused := h.services.count() == 0; refused != (tt.want != 200) {
+				t.Errorf("a service was called: %t", !refused)
+			}
+			if strings.Contains(text, canary) || strings.Contains(h.log.String(), canary) {
+				t.Errorf("R63 a value of the request is in the answer or the log:\n%s\n%s", text, h.log)
+			}
+			if got := resp.Header.Get("Cache-Control"); got != "no-store" {
+				t.Errorf("R07 Cache-Control is %q", got)
+			}
+			if got := resp.Header.Get("X-Content-Type-Options"); got != "nosniff" {
+				t.Errorf("X-Content-Type-Options is %q", got)
+			}
+			if tt.want == 405 && resp.Header.Get("Allow") == "" {
+				t.Error("a 405 without Allow")
+			}
+		})
+	}
+}
+
+func TestOnlyNamedHeadersReachAService(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	resp := h.do(request(func(r *http.Request) {
+		for name, value := range map[string]string{
+			"Authorization":                 "Bearer real",
+			"User-Agent":                    "tests/1",
+			"Traceparent":                   "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+			"Grpc-Metadata-Authorization":   "Bearer smuggled", // G01
+			"Grpc-Metadata-X-Forwarded-For": "127.0.0.1",       // G02
+			"Grpc-Metadata-X-User-Id":       "root",            // G03
+			"Grpc-Metadata-Evil-Bin":        "AAAA",
+			"X-Forwarded-Host":              "evil.example.com",
+			"X-Forwarded-For":               "127.0.0.1",
+			"X-Request-Id":                  "chosen-by-a-stranger",
+			"X-User-Id":                     "root",
+			"Cookie":                        "a=b",
+		} {
+			r.Header.Set(name, value)
+		}
+	}))
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("answered %d", resp.StatusCode)
+	}
+	call := h.services.last(t)
+	id := resp.Header.Get("X-Request-Id")
+	want := map[string]string{"authorization": "Bearer real", "user-agent": "tests/1", "x-request-id": id,
+		"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	for name, values := range call.md {
+		if len(values) != 1 || values[0] != want[name] {
+			t.Errorf("G01 G02 G03 metadata %s is %q, want %q", name, values, want[name])
+		}
+		delete(want, name)
+	}
+	for name := range want {
+		t.Errorf("metadata %s is missing", name)
+	}
+	if len(id) != 22 || id == "chosen-by-a-stranger" {
+		t.Errorf("the request id is %q, want 128 random bits", id)
+	}
+	for name := range resp.Header {
+		if strings.HasPrefix(name, "Grpc-") || name == "X-Internal" {
+			t.Errorf("the header %s of a service has left the house", name)
+		}
+	}
+}
+
+func TestClientAddress(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, remote string
+		forwarded    []string
+		want         string
+	}{
+		{"R57 the peer, where no proxy is trusted", "192.0.2.7:4711", []string{"198.51.100.1"}, "192.0.2.7:4711"},
+		{"R57 the right-most untrusted hop", "10.0.0.1:80", []string{"203.0.113.9, 198.51.100.1, 10.0.0.2"}, "198.51.100.1:0"},
+		{"over several header lines", "10.0.0.1:80", []string{"203.0.113.9", "198.51.100.1", "10.0.0.2"}, "198.51.100.1:0"},
+		{"IPv6", "[fd00::1]:80", []string{"2001:db8::1"}, "[2001:db8::1]:0"},
+		{"IPv4 mapped into IPv6", "[::ffff:10.0.0.1]:80", []string{"::ffff:198.51.100.1"}, "198.51.100.1:0"},
+		{"L11 a hop that is not an address", "10.0.0.1:80", []string{"a"}, "10.0.0.1:80"},
+		{"L11 not an address on the right", "10.0.0.1:80", []string{"198.51.100.1, a"}, "10.0.0.1:80"},
+		{"L11 an empty hop", "10.0.0.1:80", []string{"198.51.100.1,"}, "10.0.0.1:80"},
+		{"L11 an address with a zone", "10.0.0.1:80", []string{"fe80::1%eth0"}, "10.0.0.1:80"},
+		{"L11 not an address left of the client is not looked at", "10.0.0.1:80", []string{"a, 198.51.100.1"}, "198.51.100.1:0"},
+		{"nothing but proxies", "10.0.0.1:80", []string{"10.9.9.9"}, "10.0.0.1:80"},
+		{"no header", "10.0.0.1:80", nil, "10.0.0.1:80"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, nil)
+			h.do(request(func(r *http.Request) {
+				r.RemoteAddr = tt.remote
+				r.Header["X-Forwarded-For"] = tt.forwarded
+			}))
+			if got := h.services.last(t).peer; got != tt.want {
+				t.Errorf("the peer is %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestRequestIDOfATrustedProxy(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, remote, sent string
+		kept               bool
+	}{
+		{"from a trusted proxy it is kept", "10.0.0.1:80", "abc_DEF-123", true},
+		{"from anybody else it is replaced", "192.0.2.7:80", "abc_DEF-123", false},
+		{"one of 65 characters is replaced", "10.0.0.1:80", strings.Repeat("a", 65), false},
+		{"G16 one with a line break is replaced", "10.0.0.1:80", "a\r\nSet-Cookie: x=y", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, nil)
+			resp := h.do(request(func(r *http.Request) { r.RemoteAddr = tt.remote; r.Header.Set("X-Request-Id", tt.sent) }))
+			if got := resp.Header.Get("X-Request-Id"); (got == tt.sent) != tt.kept || got == "" {
+				t.Errorf("the request id is %q", got)
+			}
+		})
+	}
+}
+
+func TestG05ClientTimeoutIsClamped(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, sent string
+		min, max   time.Duration
+	}{
+		{"none gives the door's own", "", 10 * time.Second, 20 * time.Second},
+		{"a nanosecond becomes a second", "1n", 0, time.Second},
+		{"five seconds are five seconds", "5S", time.Second, 5 * time.Second},
+		{"an age becomes the door's own", "99999999H", 10 * time.Second, 20 * time.Second},
+		{"nine digits are ignored", "999999999n", 10 * time.Second, 20 * time.Second},
+		{"a malformed one is ignored", "soon", 10 * time.Second, 20 * time.Second},
+		{"a negative one is ignored", "-1S", 10 * time.Second, 20 * time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, func(o *rest.Options) { o.RequestTimeout = 20 * time.Second })
+			resp := h.do(request(func(r *http.Request) {
+				if tt.sent != "" {
+					r.Header.Set("Grpc-Timeout", tt.sent)
+				}
+			}))
+			call := h.services.last(t)
+			if resp.StatusCode != http.StatusOK || !call.hasDeadline || call.remaining < tt.min || call.remaining > tt.max {
+				t.Errorf("answered %d with %v left, want 200 with %v to %v", resp.StatusCode, call.remaining, tt.min, tt.max)
+			}
+		})
+	}
+}
+
+func TestFailuresShowNothingOfTheInside(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, username string
+		want           int
+		reason         string
+		logged         string
+	}{
+		{"G16 R59 an error that nobody mapped", "raw", 500, "INTERNAL", "request failed"},
+		{"G16 R59 an internal status", "internal", 500, "INTERNAL", ""},
+		{"G16 R59 a panic", "panic", 500, "INTERNAL", `"panic"`},
+		{"G16 an answer that is not UTF-8", "utf8", 500, "INTERNAL", "request failed"},
+		{"a detail that is not ours", "limited", 429, "RATE_LIMITED", ""},
+		{"the same without the fault", "ann", 200, "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, nil)
+			resp := h.do(request(func(r *http.Request) { withBody(r, `{"username":"`+tt.username+`"}`) }))
+			text, st := read(t, resp)
+			if resp.StatusCode != tt.want {
+				t.Fatalf("answered %d %s, want %d", resp.StatusCode, text, tt.want)
+			}
+			if strings.Contains(text, canary) {
+				t.Errorf("the answer shows the inside: %s", text)
+			}
+			if got, _ := st.detail("ErrorInfo")["reason"].(string); got != tt.reason {
+				t.Errorf("the reason is %q, want %q", got, tt.reason)
+			}
+			if tt.logged != "" && !strings.Contains(h.log.String(), tt.logged) {
+				t.Errorf("the log has no %s: %s", tt.logged, h.log)
+			}
+			if tt.username == "panic" && (h.panics != 1 || strings.Contains(h.log.String(), canary)) {
+				t.Errorf("R63 %d panics counted; the log: %s", h.panics, h.log)
+			}
+			if tt.want == 429 && resp.Header.Get("Retry-After") != "2" {
+				t.Errorf("Retry-After is %q, want the 1.5 s rounded up", resp.Header.Get("Retry-After"))
+			}
+		})
+	}
+}
+
+func TestR08Challenge(t *testing.T) {
+	t.Parallel()
+	const basic = `Basic realm="authsvc", charset="UTF-8"`
+	tests := []struct {
+		name, username, authorization string
+		code                          int
+		want                          string
+	}{
+		{"no credentials have no error code", "token", "", 401, `Bearer realm="authsvc"`},
+		{"a bad bearer token is an invalid_token", "token", "Bearer x", 401, `Bearer realm="authsvc", error="invalid_token"`},
+		{"a bad client is asked for Basic", "client", "", 401, basic},
+		{"bad Basic is asked for Basic", "client", "Basic x", 401, basic},
+		{"a wrong password is not a bad token", "wrong", "Bearer x", 401, `Bearer realm="authsvc"`},
+		{"a lacking scope is named", "scope", "Bearer x", 403, `Bearer realm="authsvc", error="insufficient_scope", scope="authsvc.introspect"`},
+		{"success is not challenged", "ann", "Bearer x", 200, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, nil)
+			resp := h.do(request(func(r *http.Request) {
+				withBody(r, `{"username":"`+tt.username+`"}`)
+				if tt.authorization != "" {
+					r.Header.Set("Authorization", tt.authorization)
+				}
+			}))
+			if got := resp.Header.Get("WWW-Authenticate"); resp.StatusCode != tt.code || got != tt.want {
+				t.Errorf("answered %d with the challenge %q, want %d %q", resp.StatusCode, got, tt.code, tt.want)
+			}
+		})
+	}
+}
+
+func TestG18CORS(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, origin string
+		allowed      bool
+	}{
+		{"the listed origin", goodOrigin, true},
+		{"null", "null", false},
+		{"a suffix of another's name", goodOrigin + ".evil", false},
+		{"another port", goodOrigin + ":8443", false},
+		{"another scheme", "http://app.example.com", false},
+		{"a subdomain", "https://x.app.example.com", false},
+		{"another case", "https://APP.example.com", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, nil)
+			want := ""
+			if tt.allowed {
+				want = tt.origin
+			}
+			call := h.do(request(func(r *http.Request) { r.Header.Set("Origin", tt.origin) }))
+			flight := h.do(request(func(r *http.Request) {
+				r.Method = http.MethodOptions
+				withBody(r, "")
+				r.Header.Set("Origin", tt.origin)
+				r.Header.Set("Access-Control-Request-Method", "POST")
+			}))
+			for _, resp := range []*http.Response{call, flight} {
+				if got := resp.Header.Get("Access-Control-Allow-Origin"); got != want {
+					t.Errorf("Access-Control-Allow-Origin is %q, want %q", got, want)
+				}
+				if got := resp.Header.Get("Access-Control-Allow-Credentials"); got != "" {
+					t.Errorf("Access-Control-Allow-Credentials is %q", got)
+				}
+				if got := resp.Header.Values("Vary"); len(got) == 0 || got[0] != "Origin" {
+					t.Errorf("Vary is %q", got)
+				}
+			}
+			wantCode := http.StatusForbidden
+			if tt.allowed {
+				wantCode = http.StatusNoContent
+			}
+			if flight.StatusCode != wantCode || h.services.count() != 1 {
+				t.Errorf("the preflight is answered %d, want %d; %d calls", flight.StatusCode, wantCode, h.services.count())
+			}
+		})
+	}
+}
