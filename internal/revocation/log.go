@@ -169,6 +169,7 @@ func (l *Log) tail(ctx context.Context) error {
 		}
 	}
 	l.o.List.Apply(revocations...)
+	l.o.List.SetReady(true)
 	l.mu.Lock()
 	l.epoch, l.position = p.Epoch, p.Head
 	for _, kid := range kids {

@@ -116,7 +116,7 @@ func Check(s Session, r Redeem, accountMayAct bool, notBefore, now time.Time) Ve
 		return ForeignClient
 	case !s.EndedAt.IsZero() || s.AuthTime.Before(notBefore) || !accountMayAct:
 		return Invalid
-	case !now.Before(s.IdleEndsAt) || !now.Before(s.EndsAt):
+	case s.Expired(now):
 		return Expired
 	default:
 		return Issue
@@ -149,4 +149,9 @@ func HashDevice(ip netip.Addr, userAgent string) Device {
 func truncatedHash(s string) [8]byte {
 	sum := sha256.Sum256([]byte(s))
 	return [8]byte(sum[:8])
+}
+
+// Expired reports whether the idle or the absolute end has come at now.
+func (s Session) Expired(now time.Time) bool {
+	return !now.Before(s.IdleEndsAt) || !now.Before(s.EndsAt)
 }

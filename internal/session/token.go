@@ -18,7 +18,8 @@ import (
 // The layout of a refresh token: a prefix that names the format, then the base64url of
 // key id ‖ sid ‖ generation (big-endian) ‖ session secret ‖ MAC.
 const (
-	tokenPrefix = "rt1."
+	// TokenPrefix begins every refresh token, and no JWT: it tells the two apart.
+	TokenPrefix = "rt1."
 
 	atSession    = 1
 	atGeneration = atSession + 16
@@ -27,7 +28,7 @@ const (
 	tokenBytes   = atMAC + 16
 
 	// tokenLength is the length of the text of every refresh token, in bytes.
-	tokenLength = len(tokenPrefix) + (tokenBytes*8+5)/6
+	tokenLength = len(TokenPrefix) + (tokenBytes*8+5)/6
 
 	// minKeyBytes is the least length of a refresh key: that of the hash's output (RFC 2104 §3).
 	minKeyBytes = 32
@@ -187,7 +188,7 @@ func (k *RefreshKeys) encode(key RefreshKey, sid [16]byte, generation uint32, se
 	raw = append(raw, secret[:]...)
 	mac := k.mac(key, raw)
 	raw = append(raw, mac[:]...)
-	return tokenPrefix + base64.RawURLEncoding.EncodeToString(raw)
+	return TokenPrefix + base64.RawURLEncoding.EncodeToString(raw)
 }
 
 // mac covers the domain, the issuer framed by its length, and the fixed-length body, so that no two inputs run together.
@@ -201,10 +202,10 @@ func (k *RefreshKeys) mac(key RefreshKey, body []byte) [16]byte {
 // decodeToken undoes the text form. The decoder itself skips line breaks, which the exact count of bytes then refuses.
 func decodeToken(token string) ([tokenBytes]byte, bool) {
 	var raw [tokenBytes]byte
-	if len(token) != tokenLength || token[:len(tokenPrefix)] != tokenPrefix {
+	if len(token) != tokenLength || token[:len(TokenPrefix)] != TokenPrefix {
 		return raw, false
 	}
-	n, err := base64.RawURLEncoding.Strict().Decode(raw[:], []byte(token[len(tokenPrefix):]))
+	n, err := base64.RawURLEncoding.Strict().Decode(raw[:], []byte(token[len(TokenPrefix):]))
 	return raw, err == nil && n == tokenBytes
 }
 

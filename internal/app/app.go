@@ -1,0 +1,505 @@
+// Package app is the composition root: it opens the store, builds the core on it and the doors on the core, runs their
+// loops, and takes them down in an order that leaves nothing half-done. It holds no rule.
+package app
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/authsvc/authsvc/gen/openapi"
+	"github.com/authsvc/authsvc/internal/config"
+	"github.com/authsvc/authsvc/internal/keys"
+	"github.com/authsvc/authsvc/internal/limit"
+	"github.com/authsvc/authsvc/internal/password"
+	"github.com/authsvc/authsvc/internal/revocation"
+	"github.com/authsvc/authsvc/internal/server/oauth"
+	"github.com/authsvc/authsvc/internal/server/ops"
+	"github.com/authsvc/authsvc/internal/server/rest"
+	"github.com/authsvc/authsvc/internal/server/rpc"
+	"github.com/authsvc/authsvc/internal/service"
+	"github.com/authsvc/authsvc/internal/session"
+	"github.com/authsvc/authsvc/internal/store/sqlstore"
+	"github.com/authsvc/authsvc/internal/token"
+	"github.com/authsvc/authsvc/verify"
+)
+
+// Doors are the open listeners. They are opened before anything else, so that an address in use is the first thing that
+// is said, and port 0 is known.
+type Doors struct {
+	HTTP, GRPC, Ops net.Listener
+}
+
+// Listen opens the three listeners, or none.
+func Listen(cfg config.Config) (d *Doors, err error) {
+	d = &Doors{}
+	for _, l := range []struct {
+		into    *net.Listener
+		address string
+	}{{&d.HTTP, cfg.HTTP.Address}, {&d.GRPC, cfg.GRPC.Address}, {&d.Ops, cfg.Ops.Address}} {
+		if *l.into, err = net.Listen("tcp", l.address); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
+	return d, nil
+}
+
+// Close closes what is open; a listener that a server has closed already is no error.
+func (d *Doors) Close() (err error) {
+	for _, l := range []net.Listener{d.HTTP, d.GRPC, d.Ops} {
+		if l != nil {
+			if e := l.Close(); e != nil && !errors.Is(e, net.ErrClosed) {
+				err = errors.Join(err, e)
+			}
+		}
+	}
+	return err
+}
+
+// App is the assembled service.
+type App struct {
+	cfg    config.Config
+	log    *slog.Logger
+	doors  *Doors
+	now    func() time.Time
+	db     *sqlstore.DB
+	meter  *metrics
+	ring   *keys.Ring
+	list   *verify.List
+	tail   *revocation.Log
+	hasher *password.Hasher
+	thr    *limit.Throttle
+	pulse  *service.Pulse
+
+	refreshKeys *session.RefreshKeys
+	clients     *service.Clients
+	signIn      *service.SignIn
+	tokens      *service.Tokens
+	sessions    *service.Sessions
+	accounts    *service.Accounts
+
+	grpc   *grpc.Server
+	health *health.Server
+	http   *http.Server
+	ops    *http.Server
+	state  atomic.Int32 // starting, serving, draining
+}
+
+const (
+	starting int32 = iota
+	serving
+	draining
+)
+
+// New assembles the service in numbered steps; nothing runs before Run.
+func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer) (_ *App, err error) {
+	a := &App{cfg: cfg, doors: doors, now: time.Now, log: logger(cfg.Log, stderr)}
+	defer func() {
+		if err != nil && a.db != nil {
+			err = errors.Join(err, a.db.Close())
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		a.openMetrics, // 1. so that everything after can count
+		a.openStore,   // 2. the authority
+		a.openSecrets, // 3. key files; wrong ones stop here
+		a.buildTail,   // 4. the revocation log and the list in memory
+		a.buildKeys,   // 5. the ring; an empty database gets its keys
+		a.buildCore,   // 6. the use cases
+		a.buildGRPC,   // 7. the gRPC door
+		a.buildHTTP,   // 8. REST and OAuth
+		a.buildOps,    // 9. health and metrics
+		a.buildGauges, // 10. figures read when somebody looks
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+func logger(c config.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		level = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: level}
+	f, isFile := w.(*os.File)
+	if c.Format == "text" || c.Format == "auto" && isFile && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}
+
+func (a *App) openMetrics(context.Context) (err error) {
+	a.meter, err = newMetrics()
+	return err
+}
+
+func (a *App) openStore(ctx context.Context) (err error) {
+	a.db, err = sqlstore.Open(ctx, sqlstore.Options{Path: a.cfg.Database.Path, Now: a.now})
+	return err
+}
+
+func (a *App) openSecrets(context.Context) (err error) {
+	a.refreshKeys, err = loadRefreshKeys(a.cfg.Secrets.RefreshKeysFile, a.cfg.Issuer)
+	return err
+}
+
+func (a *App) buildTail(ctx context.Context) (err error) {
+	if a.list, err = verify.NewList(verify.ListOptions{}); err != nil {
+		return err
+	}
+	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log}); err != nil {
+		return err
+	}
+	return a.tail.CatchUp(ctx)
+}
+
+func (a *App) buildKeys(ctx context.Context) error {
+	sealer, err := loadSealer(a.cfg.Secrets.KeyEncryptionKeysFile)
+	if err != nil {
+		return err
+	}
+	a.ring, err = keys.NewRing(keys.Options{Store: a.db.Keys(), Sealer: sealer, Config: a.cfg.Keys, Revoked: a.tail.KeyRevoked, Now: a.now, Log: a.log})
+	if err != nil {
+		return err
+	}
+	return a.ring.Bootstrap(ctx)
+}
+
+func (a *App) buildCore(ctx context.Context) (err error) {
+	a.pulse = service.NewPulse(bootTime)
+	if a.hasher, err = password.New(password.Options{Config: a.cfg.Password}); err != nil {
+		return err
+	}
+	if a.thr, err = limit.New(limit.Options{Now: a.now}); err != nil {
+		return err
+	}
+	if a.clients, err = service.NewClients(a.db.Clients(), a.cfg.Issuer, a.now); err != nil {
+		return err
+	}
+	if err := a.clients.Refresh(ctx); err != nil {
+		return err
+	}
+	minter, err := token.New(token.Options{Keys: a.ring, Issuer: a.cfg.Issuer})
+	if err != nil {
+		return err
+	}
+	anyAudience, err := verify.New(verify.Options{Issuer: a.cfg.Issuer, AnyAudience: true, Keys: a.ring, Revocations: a.list, Now: a.now})
+	if err != nil {
+		return err
+	}
+	a.signIn, err = service.NewSignIn(service.SignInOptions{Issuer: a.cfg.Issuer, Accounts: a.db.Accounts(), Clients: a.clients, Sessions: a.db.Sessions(),
+		Hasher: a.hasher, Throttle: a.thr, RefreshKeys: a.refreshKeys, Minter: minter, Tail: a.tail, MaxSessions: a.cfg.Session.MaxPerAccount,
+		Events: a.meter, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	a.tokens, err = service.NewTokens(service.TokensOptions{Issuer: a.cfg.Issuer, Accounts: a.db.Accounts(), Clients: a.clients, Sessions: a.db.Sessions(),
+		Log: a.db.Revocations(), RefreshKeys: a.refreshKeys, Minter: minter, Verifier: anyAudience, Tail: a.tail, Pulse: a.pulse, Events: a.meter,
+		Logger: a.log, Now: a.now})
+	if err != nil {
+		return err
+	}
+	if a.sessions, err = service.NewSessions(a.db.Sessions(), a.tail); err != nil {
+		return err
+	}
+	a.accounts, err = service.NewAccounts(a.db.Accounts(), a.hasher, password.NewPolicy(), a.thr, a.tail)
+	return err
+}
+
+// bootTime counts the time that the machine slept, too.
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return time.Duration(time.Now().UnixNano())
+	}
+	return time.Duration(ts.Nano())
+}
+
+func (a *App) buildGRPC(context.Context) error {
+	conf, err := tlsConfig(a.cfg.GRPC.TLS)
+	if err != nil {
+		return err
+	}
+	var creds credentials.TransportCredentials
+	if conf != nil {
+		creds = credentials.NewTLS(conf)
+	}
+	a.grpc = rpc.NewServer(creds, otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(a.meter.provider)))
+	a.health = health.NewServer()
+	a.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
+	healthv1.RegisterHealthServer(a.grpc, a.health)
+	if a.cfg.GRPC.Reflection {
+		reflection.Register(a.grpc)
+	}
+	return nil
+}
+
+func (a *App) buildHTTP(context.Context) error {
+	own, err := verify.New(verify.Options{Issuer: a.cfg.Issuer, Audiences: []string{a.cfg.Issuer}, Keys: a.ring, Revocations: a.list, Now: a.now})
+	if err != nil {
+		return err
+	}
+	door, err := rpc.New(rpc.Options{SignIn: a.signIn, Tokens: a.tokens, Clients: a.clients, Sessions: a.sessions, Accounts: a.accounts,
+		KeySet: a.ring.JWKS, Verifier: own, Fresh: a.tail.Fresh, Logger: a.log, Panics: a.meter.panicked})
+	if err != nil {
+		return err
+	}
+	door.Register(a.grpc)
+	channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: direct, Stats: otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(a.meter.provider))})
+	if err != nil {
+		return err
+	}
+	door.Register(channel)
+	issuer, err := url.Parse(a.cfg.Issuer)
+	if err != nil {
+		return err
+	}
+	extra, err := oauth.New(oauth.Options{Issuer: a.cfg.Issuer, Tokens: a.tokens, Caller: callerOf, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	handler, err := rest.New(rest.Options{Channel: channel, Admit: door.Admit, TrustedProxies: a.cfg.Gateway.TrustedProxies,
+		CORSOrigins: a.cfg.Gateway.CORSOrigins, KeySet: a.keySet, Extra: extra.Routes(), BasePath: strings.TrimSuffix(issuer.Path, "/"),
+		OpenAPI: openapi.Document(), Logger: a.log, Panicked: a.meter.panicked})
+	if err != nil {
+		return err
+	}
+	conf, err := tlsConfig(a.cfg.HTTP.TLS)
+	if err != nil {
+		return err
+	}
+	a.http = rest.NewServer(handler, conf)
+	a.http.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
+	return nil
+}
+
+// direct adds nothing: the pipeline, policy included, is in the handlers that the gRPC door registers.
+func direct(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	return next(ctx, req)
+}
+
+// callerOf is who sent an HTTP request, by the REST door's address rule.
+func callerOf(r *http.Request) service.Caller {
+	c, _ := rest.ClientFrom(r.Context())
+	return service.Caller{IP: c.IP, UserAgent: service.Clip(c.UserAgent, service.MaxUserAgent), RequestID: c.RequestID}
+}
+
+func (a *App) keySet(context.Context) (body []byte, etag string, err error) {
+	return a.ring.JWKS(), a.ring.ETag(), nil
+}
+
+func (a *App) buildOps(context.Context) error {
+	handler, err := ops.New(ops.Options{Ready: a.ready, Metrics: a.meter.handler, PProf: a.cfg.Ops.PProf})
+	if err != nil {
+		return err
+	}
+	a.ops = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
+	return nil
+}
+
+func (a *App) buildGauges(context.Context) error {
+	return a.meter.observe([]gauge{
+		{"authsvc.revocation.position", "", "Newest row of the revocation log that this replica holds.", func() float64 { return float64(a.tail.Row()) }},
+		{"authsvc.revocation.lag", "s", "Age of the start of the last completed read of the revocation log.", func() float64 { return a.tail.Lag().Seconds() }},
+		{"authsvc.revocation.live", "", "Live entries in memory.", func() float64 { return float64(a.list.Len()) }},
+		{"authsvc.hashing.running", "", "Password hashes being computed.", func() float64 { return float64(a.hasher.Stats().Running) }},
+		{"authsvc.hashing.queued", "", "Callers waiting for a hashing slot.", func() float64 { return float64(a.hasher.Stats().Queued) }},
+		{"authsvc.hashing.shed", "", "Calls refused because the hashing queue was full, since the start.", func() float64 { return float64(a.hasher.Stats().Shed) }},
+		{"authsvc.key.age", "s", "Age of the signing key since it became active.", a.keyAge},
+	})
+}
+
+func (a *App) keyAge() float64 {
+	s := a.ring.Status()
+	for _, k := range s.Set.Keys {
+		if k.ID == s.Signer && !k.ActivatedAt.IsZero() {
+			return a.now().Sub(k.ActivatedAt).Seconds()
+		}
+	}
+	return 0
+}
+
+// ready says why this replica should get no traffic, or nil.
+func (a *App) ready(ctx context.Context) error {
+	var missing ops.NotReady
+	switch a.state.Load() {
+	case starting:
+		missing = append(missing, "starting")
+	case draining:
+		missing = append(missing, "draining")
+	}
+	if err := a.db.Ping(ctx); err != nil {
+		missing = append(missing, "database")
+	}
+	if a.tail.Lag() > 2*time.Second {
+		missing = append(missing, "revocation log")
+	}
+	if a.ring.Status().Ready != nil {
+		missing = append(missing, "signing key")
+	}
+	if len(missing) > 0 {
+		return missing
+	}
+	return nil
+}
+
+// RunConfig serves by a configuration until ctx ends.
+func RunConfig(ctx context.Context, cfg config.Config, stderr io.Writer) (err error) {
+	doors, err := Listen(cfg)
+	if err != nil {
+		return err
+	}
+	defer doors.Close() //nolint:errcheck // Run closes them; this is for the early ways out
+	a, err := New(ctx, cfg, doors, stderr)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.Close()) }()
+	return a.Run(ctx, func() error { return nil })
+}
+
+// Run serves until ctx ends, then drains: no new work is taken, what was begun is finished. It calls listening once all
+// doors answer, and is ready after that.
+func (a *App) Run(ctx context.Context, listening func() error) error {
+	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	failed := make(chan error, 16)
+	start := func(what string, run func(context.Context) error) {
+		wg.Go(func() {
+			if err := run(loops); err != nil && loops.Err() == nil {
+				a.log.Error("a part of the service stopped", "part", what, "error", err)
+				failed <- err
+			}
+		})
+	}
+	start("revocation log", a.tail.Run)
+	start("keys", a.ring.Run)
+	start("pulse", a.pulse.Run)
+	start("clients", a.followClients)
+	start("cleaning", a.clean)
+	start("gRPC", func(context.Context) error { return a.grpc.Serve(a.doors.GRPC) })
+	start("HTTP", func(context.Context) error { return serveHTTP(a.http, a.doors.HTTP) })
+	start("ops", func(context.Context) error { return serveHTTP(a.ops, a.doors.Ops) })
+	err := listening()
+	if err == nil {
+		a.state.Store(serving)
+		a.health.Resume()
+		a.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+		a.log.Info("serving", "issuer", a.cfg.Issuer, "http", a.doors.HTTP.Addr().String(), "grpc", a.doors.GRPC.Addr().String(), "ops", a.doors.Ops.Addr().String())
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		}
+	}
+	a.drain()
+	stop()
+	wg.Wait()
+	return err
+}
+
+func serveHTTP(s *http.Server, l net.Listener) (err error) {
+	if s.TLSConfig != nil {
+		err = s.ServeTLS(l, "", "") // the pair comes from TLSConfig.GetCertificate
+	} else {
+		err = s.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// drainFor bounds the drain; a call takes at most service.DecisionTimeout to decide.
+const drainFor = 15 * time.Second
+
+func (a *App) drain() {
+	a.state.Store(draining)
+	a.health.Shutdown()
+	a.log.Info("draining")
+	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := a.http.Shutdown(ctx); err != nil {
+			_ = a.http.Close() //nolint:errcheck // the time is over
+		}
+	})
+	wg.Go(func() {
+		done := make(chan struct{})
+		go func() { a.grpc.GracefulStop(); close(done) }()
+		select {
+		case <-done:
+		case <-ctx.Done():
+			a.grpc.Stop()
+		}
+	})
+	wg.Wait()
+	if err := a.ops.Shutdown(ctx); err != nil {
+		_ = a.ops.Close() //nolint:errcheck // the time is over
+	}
+}
+
+// followClients reads the clients again when their revision moves, so that what the CLI changes acts within a second.
+func (a *App) followClients(ctx context.Context) error {
+	return every(ctx, 250*time.Millisecond, func() {
+		if err := a.clients.Refresh(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("clients cannot be read", "error", err)
+		}
+	})
+}
+
+// How long what has ended is kept, and how much one sweep touches.
+const (
+	keepSessions = 30 * 24 * time.Hour
+	keepAudit    = 90 * 24 * time.Hour
+	sweepRows    = 500
+)
+
+// clean deletes what is over, in small batches.
+func (a *App) clean(ctx context.Context) error {
+	return every(ctx, 10*time.Second, func() {
+		_, sessions := a.db.Sessions().Sweep(ctx, keepSessions, sweepRows)
+		_, log := a.db.Revocations().Sweep(ctx, sweepRows)
+		_, audit := a.db.Audit().Prune(ctx, keepAudit, sweepRows)
+		if err := errors.Join(sessions, log, audit); err != nil && ctx.Err() == nil {
+			a.log.Warn("cleaning failed; it is tried again", "error", err)
+		}
+	})
+}
+
+func every(ctx context.Context, d time.Duration, do func()) error {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			do()
+		}
+	}
+}
+
+// Close closes the store. Run has ended by then, or never began.
+func (a *App) Close() error { return errors.Join(a.doors.Close(), a.db.Close()) }

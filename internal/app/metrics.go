@@ -1,0 +1,96 @@
+package app
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/attribute"
+	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+)
+
+// metrics counts what the core does, by outcome. Every label value comes from a closed list.
+type metrics struct {
+	provider *sdkmetric.MeterProvider
+	handler  http.Handler
+
+	logins, refreshes, revocations, introspections, panics metric.Int64Counter
+	outcomes                                               map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
+}
+
+func newMetrics() (*metrics, error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	exporter, err := otelprom.New(otelprom.WithRegisterer(registry), otelprom.WithoutScopeInfo(), otelprom.WithoutTargetInfo())
+	if err != nil {
+		return nil, err
+	}
+	m := &metrics{provider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)),
+		handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), outcomes: map[string]metric.MeasurementOption{}}
+	meter := m.provider.Meter("github.com/authsvc/authsvc")
+	for _, c := range []struct {
+		into *metric.Int64Counter
+		name string
+		help string
+	}{
+		{&m.logins, "authsvc.logins", "Logins, by outcome."},
+		{&m.refreshes, "authsvc.refreshes", "Refreshes, by outcome; refresh_reused is theft, refresh_superseded a late duplicate."},
+		{&m.revocations, "authsvc.revocations", "Revocations by token holders, by kind of token."},
+		{&m.introspections, "authsvc.introspections", "Introspected tokens, by outcome."},
+		{&m.panics, "authsvc.panics", "Handlers that panicked."},
+	} {
+		if *c.into, err = meter.Int64Counter(c.name, metric.WithDescription(c.help)); err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range []string{"active", "inactive"} {
+		m.outcomes[o] = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", o)))
+	}
+	return m, nil
+}
+
+func outcomeOf(v string) metric.MeasurementOption {
+	return metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", v)))
+}
+
+// Login counts one.
+func (m *metrics) Login(outcome string) { m.logins.Add(context.Background(), 1, outcomeOf(outcome)) }
+
+// Refresh counts one.
+func (m *metrics) Refresh(outcome string) {
+	m.refreshes.Add(context.Background(), 1, outcomeOf(outcome))
+}
+
+// Revoke counts one.
+func (m *metrics) Revoke(kind string) {
+	m.revocations.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", kind))))
+}
+
+// Introspect counts n tokens.
+func (m *metrics) Introspect(outcome string, n int) {
+	m.introspections.Add(context.Background(), int64(n), m.outcomes[outcome])
+}
+
+func (m *metrics) panicked() { m.panics.Add(context.Background(), 1) }
+
+// gauge is a figure that is read when somebody looks.
+type gauge struct {
+	name, unit, help string
+	read             func() float64
+}
+
+func (m *metrics) observe(gauges []gauge) error {
+	meter := m.provider.Meter("github.com/authsvc/authsvc")
+	for _, g := range gauges {
+		_, err := meter.Float64ObservableGauge(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.help),
+			metric.WithFloat64Callback(func(_ context.Context, o metric.Float64Observer) error { o.Observe(g.read()); return nil }))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

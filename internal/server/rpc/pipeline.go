@@ -1,0 +1,160 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"regexp"
+	"runtime/debug"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/guard"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/service"
+)
+
+// piped registers services with every method wrapped in the pipeline. It wraps the method's handler and not the
+// server's interceptor, because a handler decodes before its interceptor runs, and nothing of a caller who may not call is
+// to be decoded.
+type piped struct {
+	grpc.ServiceRegistrar
+	d *Door
+}
+
+// RegisterService wraps and registers. A streaming method has no pipeline yet, so it is refused at registration.
+func (p piped) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	if len(desc.Streams) > 0 {
+		panic("rpc: " + desc.ServiceName + " has a stream, and streams have no pipeline")
+	}
+	wrapped := *desc
+	wrapped.Methods = make([]grpc.MethodDesc, len(desc.Methods))
+	for i, m := range desc.Methods {
+		wrapped.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: p.d.wrap("/"+desc.ServiceName+"/"+m.MethodName, m.Handler)}
+	}
+	p.ServiceRegistrar.RegisterService(&wrapped, impl)
+}
+
+func (d *Door) wrap(method string, next grpc.MethodHandler) grpc.MethodHandler {
+	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		ctx = withRequestID(ctx)
+		resp, err := d.run(ctx, method, func(ctx context.Context) (any, error) {
+			return next(srv, ctx, func(v any) error { return decoded(dec(v)) }, nil)
+		})
+		if err != nil {
+			return nil, d.answer(ctx, method, err)
+		}
+		return resp, nil
+	}
+}
+
+// run authenticates, calls, and turns a panic into an error.
+func (d *Door) run(ctx context.Context, method string, call func(context.Context) (any, error)) (resp any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			d.o.Panics()
+			err = fmt.Errorf("panic: %T at %s", r, debug.Stack())
+		}
+	}()
+	return d.authenticate(ctx, method, call)
+}
+
+// answer renders an error once, and logs once what the caller is not told.
+func (d *Door) answer(ctx context.Context, method string, err error) error {
+	if ctxErr := ctx.Err(); ctxErr != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return status.FromContextError(ctxErr).Err()
+	}
+	id := requestID(ctx)
+	if s, ok := status.FromError(err); ok {
+		return withRequestInfo(s, id) // guard's own answers
+	}
+	f := fault.From(err)
+	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
+		d.o.Logger.LogAttrs(ctx, slog.LevelError, "call failed", slog.String("method", method), slog.String("reason", string(f.Reason)),
+			slog.String("request_id", id), slog.Any("error", err))
+	}
+	return toStatus(f, id)
+}
+
+// codec is the standard one with the size of every message but a batch capped before it is decoded.
+type codec struct{}
+
+const tooLarge = "message larger than 64 KiB"
+
+func (codec) Name() string { return proto.Name }
+
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	return encoding.GetCodecV2(proto.Name).Marshal(v)
+}
+
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if _, batch := v.(*authsvcv1.BatchIntrospectRequest); !batch && data.Len() > MaxMessage {
+		return errors.New(tooLarge)
+	}
+	return encoding.GetCodecV2(proto.Name).Unmarshal(data, v)
+}
+
+// decoded gives decoding errors their right code: grpc-go calls them all Internal.
+func decoded(err error) error {
+	s, ok := status.FromError(err)
+	if err == nil || !ok || s.Code() != codes.Internal {
+		return err
+	}
+	if strings.Contains(s.Message(), tooLarge) {
+		return status.Error(codes.ResourceExhausted, tooLarge)
+	}
+	return status.Error(codes.InvalidArgument, "the message is not a valid request")
+}
+
+type requestIDKey struct{}
+
+var wellFormedID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+func withRequestID(ctx context.Context) context.Context {
+	if v := metadata.ValueFromIncomingContext(ctx, "x-request-id"); len(v) == 1 && wellFormedID.MatchString(v[0]) {
+		return context.WithValue(ctx, requestIDKey{}, v[0])
+	}
+	return context.WithValue(ctx, requestIDKey{}, ids.New[string]())
+}
+
+func requestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	return id
+}
+
+// caller collects what the door knows of who is calling.
+func caller(ctx context.Context) service.Caller {
+	c := service.Caller{RequestID: requestID(ctx)}
+	if p, ok := peer.FromContext(ctx); ok {
+		c.IP = address(p.Addr)
+	}
+	if ua := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(ua) > 0 {
+		c.UserAgent = service.Clip(ua[0], service.MaxUserAgent)
+	}
+	if claims, ok := guard.ClaimsFromContext(ctx); ok && claims.SessionID != "" {
+		c.Subject, c.Client, c.Session = ids.Account(claims.Subject), ids.Client(claims.ClientID), ids.Session(claims.SessionID)
+		c.Scopes = strings.Fields(claims.Scope)
+	}
+	return c
+}
+
+func address(a net.Addr) netip.Addr {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ip, _ := netip.AddrFromSlice(tcp.IP)
+		return ip.Unmap()
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,146 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	policyv1 "github.com/authsvc/authsvc/gen/authsvc/policy/v1"
+	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/guard"
+	"github.com/authsvc/authsvc/internal/client"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/oauth2"
+	"github.com/authsvc/authsvc/internal/service"
+)
+
+// rule is a method's policy as the pipeline runs it.
+type rule struct {
+	open   bool // anybody, or the holder of the token in the request
+	user   bool // a person's access token
+	client bool // an authenticated client: Basic, or its own access token
+	bearer bool // guard judges access tokens for it
+	scopes []string
+}
+
+// readRules builds the table from the descriptors of the services; a method without a rule is an error, so that a
+// forgotten one cannot be served.
+func readRules() (map[string]*rule, error) {
+	rules := map[string]*rule{}
+	files := []protoreflect.FileDescriptor{authsvcv1.File_authsvc_v1_auth_proto, authsvcv1.File_authsvc_v1_session_proto,
+		authsvcv1.File_authsvc_v1_account_proto, authsvcv1.File_authsvc_v1_trust_proto}
+	for _, f := range files {
+		for i := range f.Services().Len() {
+			s := f.Services().Get(i)
+			for k := range s.Methods().Len() {
+				m := s.Methods().Get(k)
+				name := fmt.Sprintf("/%s/%s", s.FullName(), m.Name())
+				r, ok := readRule(m)
+				if !ok {
+					return nil, fmt.Errorf("rpc: %s has no authsvc.policy.v1.rule", name)
+				}
+				rules[name] = r
+			}
+		}
+	}
+	return rules, nil
+}
+
+func readRule(m protoreflect.MethodDescriptor) (*rule, bool) {
+	if !proto.HasExtension(m.Options(), policyv1.E_Rule) {
+		return nil, false
+	}
+	p, ok := proto.GetExtension(m.Options(), policyv1.E_Rule).(*policyv1.Rule)
+	if !ok {
+		return nil, false
+	}
+	switch who := p.GetWho().(type) {
+	case *policyv1.Rule_Public, *policyv1.Rule_Holder:
+		return &rule{open: true}, true
+	case *policyv1.Rule_User:
+		return &rule{user: true, bearer: true, scopes: who.User.GetScopes()}, true
+	case *policyv1.Rule_Client:
+		return &rule{client: true, bearer: true, scopes: []string{who.Client.GetScope()}}, true
+	default:
+		return nil, false
+	}
+}
+
+type clientKey struct{}
+
+// authenticated is the client that a client rule let in.
+func authenticated(ctx context.Context) client.Client {
+	c, _ := ctx.Value(clientKey{}).(client.Client)
+	return c
+}
+
+// authenticate runs the method's rule and then the call. Default deny: a method that is not in the table is refused.
+func (d *Door) authenticate(ctx context.Context, method string, call func(context.Context) (any, error)) (any, error) {
+	r := d.rules[method]
+	switch {
+	case r == nil:
+		return nil, fault.New(fault.Denied, fault.PermissionDenied, "nobody may call this method")
+	case r.open:
+		return call(ctx)
+	case r.client && isBasic(ctx):
+		auth, err := basic(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c, err := d.o.Clients.Authenticate(ctx, auth)
+		if err != nil {
+			return nil, err
+		}
+		return call(context.WithValue(ctx, clientKey{}, c))
+	case r.client && len(metadata.ValueFromIncomingContext(ctx, "authorization")) == 0:
+		return nil, fault.New(fault.Unauthenticated, fault.ClientInvalid, "client authentication is missing or wrong, or the client is unknown")
+	}
+	if err := d.o.Fresh(ctx); err != nil {
+		return nil, err
+	}
+	return d.guard.UnaryServerInterceptor()(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
+		if r.user {
+			return call(ctx)
+		}
+		claims, _ := guard.ClaimsFromContext(ctx)
+		c, err := d.o.Clients.Get(ctx, ids.Client(claims.ClientID))
+		if err != nil {
+			return nil, err
+		}
+		return call(context.WithValue(ctx, clientKey{}, c))
+	})
+}
+
+func isBasic(ctx context.Context) bool {
+	v := metadata.ValueFromIncomingContext(ctx, "authorization")
+	return len(v) == 1 && len(v[0]) >= 6 && strings.EqualFold(v[0][:6], "basic ")
+}
+
+// basic reads a client's authentication; its absence is not an error, anything malformed or doubled is.
+func basic(ctx context.Context) (service.ClientAuth, error) {
+	v := metadata.ValueFromIncomingContext(ctx, "authorization")
+	if len(v) == 0 {
+		return service.ClientAuth{}, nil
+	}
+	if len(v) == 1 {
+		if id, secret, err := oauth2.ParseBasic(v[0]); err == nil {
+			return service.ClientAuth{Presented: true, ID: ids.Client(id), Secret: secret}, nil
+		}
+	}
+	return service.ClientAuth{}, fault.New(fault.Unauthenticated, fault.ClientInvalid, "the authorization is not one HTTP Basic header of a client")
+}
+
+// Admit runs a method's rule alone, for a door that must know before it reads a large request.
+func (d *Door) Admit(ctx context.Context, method string) error {
+	_, err := d.authenticate(ctx, method, func(context.Context) (any, error) { return nil, nil })
+	if err != nil {
+		return d.answer(ctx, method, err)
+	}
+	return nil
+}

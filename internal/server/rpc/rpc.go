@@ -1,0 +1,133 @@
+// Package rpc is the gRPC door: one file per proto service, one table that maps faults to status codes, and the one
+// pipeline that every call runs through, over the wire and from the REST gateway alike. It parses, calls one use case of
+// package service, and renders; no rule lives here.
+//
+// Who may call a method stands in the proto, as its authsvc.policy.v1.rule. A method without one is refused.
+package rpc
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
+
+	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/guard"
+	"github.com/authsvc/authsvc/internal/client"
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/service"
+	"github.com/authsvc/authsvc/internal/session"
+	"github.com/authsvc/authsvc/verify"
+)
+
+type signIn interface {
+	Login(ctx context.Context, r service.LoginRequest) (service.Issued, error)
+}
+
+type tokens interface {
+	Refresh(ctx context.Context, r service.RefreshRequest) (service.Issued, error)
+	Revoke(ctx context.Context, r service.RevokeRequest) (string, error)
+	Introspect(ctx context.Context, caller client.Client, token, minPosition string) (service.Introspection, error)
+	BatchIntrospect(ctx context.Context, caller client.Client, tokens []string) ([]service.Introspection, error)
+}
+
+type clients interface {
+	Authenticate(ctx context.Context, a service.ClientAuth) (client.Client, error)
+	Get(ctx context.Context, id ids.Client) (client.Client, error)
+}
+
+type sessions interface {
+	List(ctx context.Context, caller service.Caller, size int32, pageToken string) ([]session.Session, string, error)
+	Revoke(ctx context.Context, caller service.Caller, id ids.Session) error
+	RevokeAll(ctx context.Context, caller service.Caller, exceptCurrent bool) (int, error)
+}
+
+type accounts interface {
+	ChangePassword(ctx context.Context, caller service.Caller, oldPassword, newPassword string) error
+}
+
+// Options are what New needs; all fields are required.
+type Options struct {
+	SignIn   signIn
+	Tokens   tokens
+	Clients  clients
+	Sessions sessions
+	Accounts accounts
+	KeySet   func() []byte                   // the JWK Set as served over HTTP
+	Verifier *verify.Verifier                // of this issuer's tokens with the issuer as audience
+	Fresh    func(ctx context.Context) error // makes sure that revocations are at most a second old, or says Unavailable
+	Logger   *slog.Logger
+	Panics   func() // counts a handler that panicked
+}
+
+// Door is the four services behind the pipeline.
+type Door struct {
+	o     Options
+	rules map[string]*rule
+	guard *guard.Guard
+}
+
+// New makes the door; it fails if a method of the services has no rule.
+func New(o Options) (*Door, error) {
+	if o.SignIn == nil || o.Tokens == nil || o.Clients == nil || o.Sessions == nil || o.Accounts == nil || o.KeySet == nil ||
+		o.Verifier == nil || o.Fresh == nil || o.Logger == nil || o.Panics == nil {
+		return nil, errors.New("rpc: every option is required")
+	}
+	rules, err := readRules()
+	if err != nil {
+		return nil, err
+	}
+	guarded := map[string]guard.Rule{}
+	for method, r := range rules {
+		if r.bearer {
+			guarded[method] = guard.Rule{User: r.user, Client: r.client, Scopes: r.scopes}
+		}
+	}
+	g, err := guard.New(guard.Options{Verifier: o.Verifier, Rules: guarded})
+	if err != nil {
+		return nil, err
+	}
+	return &Door{o: o, rules: rules, guard: g}, nil
+}
+
+// Register puts the services, wrapped in the pipeline, on a gRPC server or on the REST door's channel.
+func (d *Door) Register(r grpc.ServiceRegistrar) {
+	p := piped{r, d}
+	authsvcv1.RegisterAuthServiceServer(p, authServer{d: d})
+	authsvcv1.RegisterSessionServiceServer(p, sessionServer{d: d})
+	authsvcv1.RegisterAccountServiceServer(p, accountServer{d: d})
+	authsvcv1.RegisterTrustServiceServer(p, trustServer{d: d})
+}
+
+// Limits of the gRPC listener. Only BatchIntrospect may send more than MaxMessage.
+const (
+	MaxMessage      = 64 << 10
+	MaxBatchMessage = 2 << 20
+	maxHeaderList   = 16 << 10
+	maxStreams      = 128
+)
+
+// NewServer makes a gRPC server with every limit explicit.
+func NewServer(creds credentials.TransportCredentials, handler stats.Handler) *grpc.Server {
+	opts := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(MaxBatchMessage),
+		grpc.MaxHeaderListSize(maxHeaderList),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 15 * time.Minute, MaxConnectionAge: 30 * time.Minute,
+			MaxConnectionAgeGrace: 30 * time.Second, Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.ForceServerCodecV2(codec{}),
+		grpc.StatsHandler(handler),
+		grpc.WaitForHandlers(true),
+	}
+	if creds != nil {
+		opts = append(opts, grpc.Creds(creds))
+	}
+	return grpc.NewServer(opts...)
+}

@@ -1,0 +1,316 @@
+// Package live tests the real binary as its users meet it: started by `serve -dev`, found through dev.json, spoken to
+// over its three doors, stopped and killed by process id.
+package live
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// binary is built once for all tests of this package.
+var binary string //nolint:gochecknoglobals // TestMain has no other way to hand it on
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "authsvc-live-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+		binary = filepath.Join(dir, "authsvc")
+		build := exec.Command("go", "build", "-o", binary, "../../cmd/authsvc")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// dev is what dev.json says.
+type dev struct {
+	HTTP                string `json:"http"`
+	GRPC                string `json:"grpc"`
+	Ops                 string `json:"ops"`
+	Issuer              string `json:"issuer"`
+	Username            string `json:"username"`
+	Password            string `json:"password"`
+	PublicClientID      string `json:"public_client_id"`
+	ServiceClientID     string `json:"service_client_id"`
+	ServiceClientSecret string `json:"service_client_secret"`
+	Audience            string `json:"audience"`
+}
+
+// server is one running process.
+type server struct {
+	dev
+	cmd    *exec.Cmd
+	out    *bytes.Buffer
+	exited chan error
+}
+
+// start runs serve -dev in dir and waits until it is ready.
+func start(t *testing.T, dir string, args ...string) *server {
+	t.Helper()
+	s := &server{out: &bytes.Buffer{}, exited: make(chan error, 1)}
+	s.cmd = exec.Command(binary, append([]string{"serve", "-dev", "-dir", dir, "-http", "127.0.0.1:0", "-grpc", "127.0.0.1:0", "-ops", "127.0.0.1:0"}, args...)...)
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s.exited <- s.cmd.Wait() }()
+	t.Cleanup(func() { s.kill(t) })
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-s.exited:
+			s.exited <- err
+			t.Fatalf("serve -dev ended before it was ready: %v\n%s", err, s.out)
+		case <-ctx.Done():
+			t.Fatal("serve -dev was not ready within 30 s")
+		case <-tick.C:
+		}
+		if s.ready(filepath.Join(dir, "dev.json")) {
+			return s
+		}
+	}
+}
+
+func (s *server) ready(path string) bool {
+	content, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(content, &s.dev) != nil {
+		return false
+	}
+	resp, err := http.Get(s.Ops + "/readyz")
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+func (s *server) kill(t *testing.T) {
+	t.Helper()
+	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Error(err)
+	}
+	err := <-s.exited
+	s.exited <- err
+}
+
+// stop asks it to drain and waits for its end.
+func (s *server) stop(t *testing.T) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	err := <-s.exited
+	s.exited <- err
+	if err != nil {
+		t.Fatalf("after SIGTERM: %v\n%s", err, s.out)
+	}
+}
+
+type answer struct {
+	code   int
+	header http.Header
+	raw    string
+	json   map[string]any
+}
+
+// call sends JSON; auth is the Authorization header, or empty.
+func call(t *testing.T, method, url, auth string, body any) answer {
+	t.Helper()
+	a, err := try(t.Context(), method, url, auth, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func try(ctx context.Context, method, url, auth string, body any) (a answer, err error) {
+	var content io.Reader
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return a, err
+		}
+		content = bytes.NewReader(raw)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, url, content)
+	if err != nil {
+		return a, err
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if auth != "" {
+		r.Header.Set("Authorization", auth)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return a, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	raw, err := io.ReadAll(resp.Body)
+	a = answer{code: resp.StatusCode, header: resp.Header, raw: string(raw)}
+	_ = json.Unmarshal(raw, &a.json)
+	return a, err
+}
+
+func (s *server) basic() string {
+	r, _ := http.NewRequest(http.MethodGet, "http://127.0.0.1", nil)
+	r.SetBasicAuth(s.ServiceClientID, s.ServiceClientSecret)
+	return r.Header.Get("Authorization")
+}
+
+func (s *server) login(t *testing.T) answer {
+	t.Helper()
+	a := call(t, "POST", s.HTTP+"/v1/auth/login", "", map[string]any{"username": s.Username, "password": s.Password, "client_id": s.PublicClientID})
+	if a.code != http.StatusOK {
+		t.Fatalf("login: %d %s", a.code, a.raw)
+	}
+	return a
+}
+
+func (a answer) text(name string) string { v, _ := a.json[name].(string); return v }
+
+func (s *server) introspect(t *testing.T, token string) answer {
+	t.Helper()
+	return call(t, "POST", s.HTTP+"/v1/auth/introspect", s.basic(), map[string]any{"token": token})
+}
+
+func (s *server) refresh(t *testing.T, token string) answer {
+	t.Helper()
+	return call(t, "POST", s.HTTP+"/v1/auth/refresh", "", map[string]any{"refresh_token": token, "client_id": s.PublicClientID})
+}
+
+func TestTheTour(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := start(t, dir)
+	in := s.login(t)
+	if in.text("token_type") != "Bearer" || in.json["expires_in"] != float64(300) || in.text("session_id") == "" {
+		t.Errorf("login answered %s", in.raw)
+	}
+	if a := s.introspect(t, in.text("access_token")); a.json["active"] != true || a.text("sid") != in.text("session_id") {
+		t.Errorf("introspect answered %s", a.raw)
+	}
+	first, again := s.refresh(t, in.text("refresh_token")), s.refresh(t, in.text("refresh_token"))
+	if first.code != 200 || first.text("refresh_token") != again.text("refresh_token") || first.text("access_token") == again.text("access_token") {
+		t.Errorf("F01: two refreshes with one token answered %d and %d, equal successors: %v", first.code, again.code, first.text("refresh_token") == again.text("refresh_token"))
+	}
+	bearer := "Bearer " + first.text("access_token")
+	if a := call(t, "GET", s.HTTP+"/v1/sessions", bearer, nil); a.code != 200 || !strings.Contains(a.raw, in.text("session_id")) {
+		t.Errorf("sessions: %d %s", a.code, a.raw)
+	}
+	if a := call(t, "POST", s.HTTP+"/v1/auth/revoke", "", map[string]any{"token": first.text("refresh_token")}); a.code != 200 || a.text("position") == "" {
+		t.Errorf("revoke: %d %s", a.code, a.raw)
+	}
+	for _, token := range []string{in.text("access_token"), first.text("access_token"), again.text("access_token")} {
+		if a := s.introspect(t, token); a.raw != `{"active":false}` && a.raw != `{"active": false}` {
+			t.Errorf("R10: an ended session's token is introspected as %s", a.raw)
+		}
+	}
+	if a := call(t, "GET", s.HTTP+"/v1/sessions", bearer, nil); a.code != 401 || !strings.Contains(a.raw, "TOKEN_REVOKED") {
+		t.Errorf("a revoked token answered %d %s", a.code, a.raw)
+	}
+	if a := s.refresh(t, first.text("refresh_token")); a.code != 401 || !strings.Contains(a.raw, "REFRESH_INVALID") {
+		t.Errorf("an ended session's refresh answered %d %s", a.code, a.raw)
+	}
+	for name, mode := range map[string]fs.FileMode{"dev.json": 0o600, "kek.json": 0o600, "refresh.json": 0o600, "demo.json": 0o600, "authsvc.db": 0o600} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v %v, want mode %o", name, info, err, mode)
+		}
+	}
+	s.stop(t)
+}
+
+func TestWrongPasswordUnknownNameAndDisabledAccountAreOneAnswer(t *testing.T) {
+	t.Parallel()
+	s := start(t, t.TempDir())
+	var seen string
+	for _, name := range []string{s.Username, "nobody-at-all"} {
+		a := call(t, "POST", s.HTTP+"/v1/auth/login", "", map[string]any{"username": name, "password": "wrong", "client_id": s.PublicClientID})
+		delete(a.json, "details")
+		body := fmt.Sprint(a.code, a.json)
+		if seen == "" {
+			seen = body
+		}
+		if a.code != 401 || body != seen {
+			t.Errorf("L01: %s got %s, want %s", name, body, seen)
+		}
+	}
+	s.login(t) // the unsafe twin: the right password opens
+}
+
+func TestARestartKeepsIssuerSessionsAndKeys(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := start(t, dir)
+	in := s.login(t)
+	issuer := s.Issuer
+	s.stop(t)
+	if _, err := os.Stat(filepath.Join(dir, "dev.json")); err != nil {
+		t.Error("dev.json is gone after a stop:", err)
+	}
+	s = start(t, dir)
+	if s.Issuer != issuer {
+		t.Errorf("the issuer changed from %s to %s", issuer, s.Issuer)
+	}
+	if a := s.introspect(t, in.text("access_token")); a.json["active"] != true {
+		t.Errorf("D17: a token from before the restart is introspected as %s", a.raw)
+	}
+	if a := s.refresh(t, in.text("refresh_token")); a.code != 200 {
+		t.Errorf("D17: a refresh token from before the restart answered %d %s", a.code, a.raw)
+	}
+}
+
+func TestAMissingOrOtherKeyFileRefusesToStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start(t, dir).stop(t)
+	kek := filepath.Join(dir, "kek.json")
+	good, err := os.ReadFile(kek)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func() (string, error) {
+		out, err := exec.Command(binary, "serve", "-dev", "-dir", dir, "-http", "127.0.0.1:0", "-grpc", "127.0.0.1:0", "-ops", "127.0.0.1:0").CombinedOutput()
+		return string(out), err
+	}
+	if err := os.Remove(kek); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(); err == nil || !strings.Contains(out, "kek.json") {
+		t.Errorf("D18: without its key-encryption keys it said %q, %v", out, err)
+	}
+	other := []byte(`{"keys":[{"id":"dev-1","key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}`)
+	if err := os.WriteFile(kek, other, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(); err == nil {
+		t.Errorf("D18: with another key-encryption key it started: %q", out)
+	}
+	if err := os.WriteFile(kek, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, dir) // the unsafe twin
+}
