@@ -1,0 +1,194 @@
+package verify_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/authsvc/authsvc/verify"
+)
+
+func TestWhatARevocationHits(t *testing.T) {
+	t.Parallel()
+	const began = 1799990000 // auth_time of the payload
+	token := mint(t, header, payload)
+	service := mint(t, header, with(t, payload, `"sid":"sess",`, ""))
+	at := func(s int64) time.Time { return time.Unix(s, 0) }
+	for name, c := range map[string]struct {
+		kind      verify.Kind
+		id        string
+		notBefore time.Time
+		token     string
+		hit       bool
+	}{
+		"a session's entry hits its tokens":                        {verify.KindSession, "sess", time.Time{}, token, true},
+		"a session's entry leaves others alone":                    {verify.KindSession, "sess2", time.Time{}, token, false},
+		"a session's entry leaves service tokens alone":            {verify.KindSession, "", time.Time{}, service, false},
+		"a token's entry hits it, whatever its time":               {verify.KindToken, "tok", at(1), token, true},
+		"a token's entry leaves others alone":                      {verify.KindToken, "tok2", time.Time{}, token, false},
+		"a key's entry hits what it signed":                        {verify.KindKey, "key-1", time.Time{}, token, true},
+		"an account's cut-off hits older sessions":                 {verify.KindAccount, "acct", at(began + 1), token, true},
+		"an account's cut-off spares a session of the same second": {verify.KindAccount, "acct", at(began), token, false},
+		"a cut-off is rounded up to whole seconds":                 {verify.KindAccount, "acct", at(began).Add(1), token, true},
+		"an account's cut-off leaves others alone":                 {verify.KindAccount, "acct2", at(began + 1), token, false},
+		"an account's entry without a time hits all":               {verify.KindAccount, "acct", time.Time{}, token, true},
+		"a client's cut-off hits older sessions":                   {verify.KindClient, "web", at(began + 1), token, true},
+		"a client's cut-off hits older service tokens":             {verify.KindClient, "web", at(began + 1), service, true},
+		"a client's cut-off spares newer ones":                     {verify.KindClient, "web", at(began - 5), token, false},
+		"a cut-off of all hits older sessions":                     {verify.KindAll, "", at(began + 1), token, true},
+		"a cut-off of all spares newer ones":                       {verify.KindAll, "", at(began), token, false},
+		"one kind's id is not another's":                           {verify.KindToken, "sess", time.Time{}, token, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			list := readyList(t)
+			v := newVerifier(t, func(o *verify.Options) { o.Revocations = list })
+			if _, err := v.Verify(t.Context(), c.token); err != nil {
+				t.Fatalf("the twin was refused: %v", err)
+			}
+			list.Apply(verify.NewRevocation("https://other.example", c.kind, c.id, c.notBefore, time.Time{}))
+			if _, err := v.Verify(t.Context(), c.token); err != nil {
+				t.Errorf("another issuer's entry hit: %v", err)
+			}
+			list.Apply(verify.NewRevocation(issuer, c.kind, c.id, c.notBefore, time.Time{}))
+			if _, err := v.Verify(t.Context(), c.token); errors.Is(err, verify.ErrRevoked) != c.hit {
+				t.Errorf("got %v, want a hit: %v", err, c.hit)
+			}
+		})
+	}
+}
+
+func TestListIsNotBelievedBeforeItsFirstSnapshot(t *testing.T) {
+	t.Parallel()
+	list, err := verify.NewList(verify.ListOptions{Capacity: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := newVerifier(t, func(o *verify.Options) { o.Revocations = list })
+	token := mint(t, header, payload)
+	if _, err := v.Verify(t.Context(), token); !errors.Is(err, verify.ErrNotReady) {
+		t.Errorf("R32: got %v", err)
+	}
+	list.SetReady(true)
+	if _, err := v.Verify(t.Context(), token); err != nil {
+		t.Errorf("R32: the twin was refused: %v", err)
+	}
+}
+
+func TestTargetsAreFramed(t *testing.T) {
+	t.Parallel()
+	seen := map[verify.Target]string{}
+	for _, c := range [][3]string{
+		{"ab", "c", "d"}, {"a", "bc", "d"}, {"a", "b", "cd"}, {"abc", "d", ""}, {"", "abcd", ""}, {"", "", "abcd"}, {"abcd", "", ""},
+	} {
+		target := verify.TargetOf(c[0], verify.Kind(c[1]), c[2])
+		if other, dup := seen[target]; dup {
+			t.Errorf("%q and %q have one target", other, c)
+		}
+		seen[target] = strings.Join(c[:], "|")
+	}
+	// The frame is part of what verifiers and servers agree on.
+	if got := verify.TargetOf("https://auth.example", verify.KindSession, "sess"); got != (verify.Target{0xcd, 0x92, 0x08, 0x7a, 0x07, 0xb5, 0x2f, 0x76, 0xfc, 0xda, 0xbf, 0x1b, 0x87, 0xd3, 0x36, 0x9e}) {
+		t.Errorf("the frame has changed: %x", got)
+	}
+}
+
+// model is the list's meaning in a few lines.
+type model map[verify.Target]struct{ notBefore, expires int64 }
+
+func TestListAgreesWithAModel(t *testing.T) {
+	t.Parallel()
+	const never = 1 << 62
+	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test's dice
+	list, m := readyList(t), model{}
+	targets := make([]verify.Target, 3000)
+	for i := range targets {
+		targets[i] = verify.TargetOf(issuer, verify.KindToken, numbered("%d", i))
+	}
+	check := func() {
+		t.Helper()
+		if list.Len() != len(m) {
+			t.Fatalf("%d entries, the model has %d", list.Len(), len(m))
+		}
+		for _, target := range targets {
+			auth := random.Int64N(100)
+			e, there := m[target]
+			want := there && auth < e.notBefore
+			if got := list.Check(&verify.Subject{Token: target, AuthTime: auth}); errors.Is(got, verify.ErrRevoked) != want {
+				t.Fatalf("auth_time %d against %+v: %v", auth, e, got)
+			}
+		}
+	}
+	for step := range 12 {
+		for range 500 {
+			r := verify.Revocation{Target: targets[random.IntN(len(targets))], NotBefore: random.Int64N(100)}
+			e := m[r.Target]
+			notBefore, expires := r.NotBefore, int64(never)
+			if notBefore == 0 {
+				notBefore = never
+			}
+			if random.IntN(50) > 0 {
+				expires = 1 + random.Int64N(1000)
+				r.ExpiresAt = time.Unix(expires, 0)
+			}
+			e.notBefore, e.expires = max(e.notBefore, notBefore), max(e.expires, expires)
+			m[r.Target] = e
+			list.Apply(r)
+		}
+		check()
+		now, gone := int64(step*60), 0
+		for target, e := range m {
+			if e.expires <= now {
+				delete(m, target)
+				gone++
+			}
+		}
+		if got := list.Sweep(time.Unix(now, 0)); got != gone {
+			t.Fatalf("swept %d, the model %d", got, gone)
+		}
+		check()
+	}
+}
+
+func TestListIsReadWhileItIsWritten(t *testing.T) {
+	t.Parallel()
+	list := readyList(t)
+	const n = 20_000
+	target := func(i int) verify.Target { return verify.TargetOf(issuer, verify.KindToken, numbered("%d", i)) }
+	applied := make(chan int, n)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range applied {
+				// What Apply has returned for is seen by every check that begins after, through growth and sweeps.
+				if err := list.Check(&verify.Subject{Token: target(i)}); !errors.Is(err, verify.ErrRevoked) {
+					t.Errorf("entry %d was lost: %v", i, err)
+				}
+			}
+		})
+	}
+	for i := range n {
+		list.Apply(verify.Revocation{Target: target(i)})
+		applied <- i
+		if i%5000 == 0 {
+			list.Apply(verify.Revocation{Target: verify.Target{1}, ExpiresAt: time.Unix(1, 0)})
+			list.Sweep(time.Unix(2, 0))
+		}
+	}
+	close(applied)
+	wg.Wait()
+}
+
+func TestOneHundredThousandLiveEntriesCostNoAllocation(t *testing.T) { //nolint:paralleltest // AllocsPerRun
+	list := readyList(t)
+	for i := range 100_000 {
+		list.Apply(verify.Revocation{Target: verify.TargetOf(issuer, verify.KindToken, numbered("%d", i))})
+	}
+	s := &verify.Subject{HasSession: true}
+	if n := testing.AllocsPerRun(100, func() { _ = list.Check(s) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
