@@ -32,7 +32,8 @@ import (
 // to be decoded.
 type piped struct {
 	grpc.ServiceRegistrar
-	d *Door
+	d    *Door
+	wire bool // requests come as bytes, through codec
 }
 
 // RegisterService wraps and registers. A streaming method has no pipeline yet, so it is refused at registration.
@@ -43,19 +44,20 @@ func (p piped) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	wrapped := *desc
 	wrapped.Methods = make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
-		wrapped.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: p.d.wrap("/"+desc.ServiceName+"/"+m.MethodName, m.Handler)}
+		wrapped.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: p.wrap("/"+desc.ServiceName+"/"+m.MethodName, m.Handler)}
 	}
 	p.ServiceRegistrar.RegisterService(&wrapped, impl)
 }
 
-func (d *Door) wrap(method string, next grpc.MethodHandler) grpc.MethodHandler {
+func (p piped) wrap(method string, next grpc.MethodHandler) grpc.MethodHandler {
 	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		if p.wire {
+			dec = unpack(dec)
+		}
 		ctx = withRequestID(ctx)
-		resp, err := d.run(ctx, method, func(ctx context.Context) (any, error) {
-			return next(srv, ctx, func(v any) error { return decoded(dec(v)) }, nil)
-		})
+		resp, err := p.d.run(ctx, method, func(ctx context.Context) (any, error) { return next(srv, ctx, dec, nil) })
 		if err != nil {
-			return nil, d.answer(ctx, method, err)
+			return nil, p.d.answer(ctx, method, err)
 		}
 		return resp, nil
 	}
@@ -89,10 +91,25 @@ func (d *Door) answer(ctx context.Context, method string, err error) error {
 	return toStatus(f, id)
 }
 
-// codec is the standard one with the size of every message but a batch capped before it is decoded.
-type codec struct{}
+// envelope is what the pipeline asks the server to decode in place of the request. grpc-go sends an error of the codec to
+// the caller at once, as Internal; in an envelope it comes back to the pipeline, which has the right code for it.
+type envelope struct {
+	request any
+	err     error
+}
 
-const tooLarge = "message larger than 64 KiB"
+func unpack(dec func(any) error) func(any) error {
+	return func(request any) error {
+		e := envelope{request: request}
+		if err := dec(&e); err != nil {
+			return err
+		}
+		return e.err
+	}
+}
+
+// codec is the standard one, with the size of every request but a batch capped before it is decoded.
+type codec struct{}
 
 func (codec) Name() string { return proto.Name }
 
@@ -101,22 +118,18 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if _, batch := v.(*authsvcv1.BatchIntrospectRequest); !batch && data.Len() > MaxMessage {
-		return errors.New(tooLarge)
+	e, ok := v.(*envelope)
+	if !ok {
+		return encoding.GetCodecV2(proto.Name).Unmarshal(data, v)
 	}
-	return encoding.GetCodecV2(proto.Name).Unmarshal(data, v)
-}
-
-// decoded gives decoding errors their right code: grpc-go calls them all Internal.
-func decoded(err error) error {
-	s, ok := status.FromError(err)
-	if err == nil || !ok || s.Code() != codes.Internal {
-		return err
+	_, batch := e.request.(*authsvcv1.BatchIntrospectRequest)
+	switch {
+	case !batch && data.Len() > MaxMessage:
+		e.err = status.Error(codes.ResourceExhausted, "the message is larger than 64 KiB")
+	case encoding.GetCodecV2(proto.Name).Unmarshal(data, e.request) != nil:
+		e.err = fault.New(fault.Invalid, fault.FieldInvalid, "the message is not a valid request")
 	}
-	if strings.Contains(s.Message(), tooLarge) {
-		return status.Error(codes.ResourceExhausted, tooLarge)
-	}
-	return status.Error(codes.InvalidArgument, "the message is not a valid request")
+	return nil
 }
 
 type requestIDKey struct{}

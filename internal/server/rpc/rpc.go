@@ -97,7 +97,8 @@ func New(o Options) (*Door, error) {
 
 // Register puts the services, wrapped in the pipeline, on a gRPC server or on the REST door's channel.
 func (d *Door) Register(r grpc.ServiceRegistrar) {
-	p := piped{r, d}
+	_, wire := r.(*grpc.Server)
+	p := piped{r, d, wire}
 	authsvcv1.RegisterAuthServiceServer(p, authServer{d: d})
 	authsvcv1.RegisterSessionServiceServer(p, sessionServer{d: d})
 	authsvcv1.RegisterAccountServiceServer(p, accountServer{d: d})
