@@ -108,7 +108,7 @@ func (t *Throttle) settle(name string, ip netip.Addr, o Outcome) {
 }
 
 func limited(wait time.Duration) error {
-	wait = max(wait.Truncate(time.Second), wait.Truncate(time.Second)+time.Second)
+	wait = (wait + time.Second - 1).Truncate(time.Second) // Retry-After has whole seconds (RFC 9110 §10.2.3)
 	return &fault.Error{Kind: fault.Limited, Reason: fault.RateLimited, RetryAfter: wait,
 		Message: fmt.Sprintf("too many failed attempts; try again in %d s", int(wait.Seconds()))}
 }
