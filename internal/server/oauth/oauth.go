@@ -6,19 +6,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"strings"
 
+	"github.com/authsvc/authsvc/internal/oauth2"
 	"github.com/authsvc/authsvc/internal/service"
 )
 
-// Paths of the endpoints, under the issuer.
+// Paths under the issuer.
 const (
-	tokenPath    = "/oauth2/token"
-	keySetPath   = "/.well-known/jwks.json"
-	metadataPath = "/.well-known/oauth-authorization-server"
+	tokenPath  = "/oauth2/token"
+	keySetPath = "/.well-known/" + oauth2.JWKSName
 )
 
 // tokens is what the token endpoint calls; service.Tokens is one.
@@ -28,8 +28,7 @@ type tokens interface {
 
 // Options is what an OAuth door is made of. All are required.
 type Options struct {
-	// Issuer is the iss of our tokens: an absolute http or https URL without query, fragment or user; it is never taken from a
-	// request. Config decides where http is allowed.
+	// Issuer is the iss of our tokens, as oauth2.CheckIssuer wants it; no name is ever taken from a request.
 	Issuer string
 	// Tokens issues.
 	Tokens tokens
@@ -41,11 +40,12 @@ type Options struct {
 
 // Door is the OAuth endpoints.
 type Door struct {
-	tokens   tokens
-	caller   func(*http.Request) service.Caller
-	log      *slog.Logger
-	basePath string
-	metadata []byte
+	tokens       tokens
+	caller       func(*http.Request) service.Caller
+	log          *slog.Logger
+	basePath     string // of the issuer; without a slash at its end
+	metadataPath string
+	metadata     []byte
 }
 
 // New makes an OAuth door.
@@ -58,12 +58,15 @@ func New(o Options) (*Door, error) {
 	case o.Logger == nil:
 		return nil, errors.New("oauth: Options.Logger is required")
 	}
-	issuer, err := url.Parse(o.Issuer)
-	if err != nil || issuer.Scheme != "https" && issuer.Scheme != "http" || issuer.Host == "" || issuer.User != nil ||
-		issuer.RawQuery != "" || issuer.ForceQuery || strings.Contains(o.Issuer, "#") {
-		return nil, errors.New("oauth: Options.Issuer is not an absolute http or https URL without user, query and fragment (RFC 8414 §2)")
+	metadataPath, err := oauth2.WellKnownPath(o.Issuer, oauth2.MetadataName)
+	if err != nil {
+		return nil, fmt.Errorf("oauth: Options.Issuer: %w", err)
 	}
-	d := &Door{tokens: o.Tokens, caller: o.Caller, log: o.Logger, basePath: strings.TrimSuffix(issuer.EscapedPath(), "/")}
+	issuer, err := url.Parse(o.Issuer)
+	if err != nil {
+		return nil, fmt.Errorf("oauth: Options.Issuer: %w", err)
+	}
+	d := &Door{tokens: o.Tokens, caller: o.Caller, log: o.Logger, basePath: issuer.Path, metadataPath: metadataPath}
 	if d.metadata, err = metadata(o.Issuer); err != nil {
 		return nil, err
 	}
@@ -75,31 +78,20 @@ func New(o Options) (*Door, error) {
 // (RFC 8414 §3).
 func (d *Door) Routes() map[string]http.Handler {
 	return map[string]http.Handler{
-		tokenPath:                 http.HandlerFunc(d.serveToken),
-		d.basePath + tokenPath:    http.HandlerFunc(d.serveToken),
-		metadataPath + d.basePath: http.HandlerFunc(d.serveMetadata),
+		tokenPath:              http.HandlerFunc(d.serveToken),
+		d.basePath + tokenPath: http.HandlerFunc(d.serveToken),
+		d.metadataPath:         http.HandlerFunc(d.serveMetadata),
 	}
 }
 
-// document is RFC 8414 §2, of which only what exists is said.
-type document struct {
-	Issuer            string   `json:"issuer"`
-	TokenEndpoint     string   `json:"token_endpoint"`
-	JWKSURI           string   `json:"jwks_uri"`
-	ResponseTypes     []string `json:"response_types_supported"`
-	GrantTypes        []string `json:"grant_types_supported"`
-	TokenEndpointAuth []string `json:"token_endpoint_auth_methods_supported"`
-}
-
 func metadata(issuer string) ([]byte, error) {
-	base := strings.TrimSuffix(issuer, "/")
-	return json.Marshal(document{
-		Issuer:            issuer,
-		TokenEndpoint:     base + tokenPath,
-		JWKSURI:           base + keySetPath,
-		ResponseTypes:     []string{}, // required by the RFC; there is no authorization endpoint yet
-		GrantTypes:        []string{grantClientCredentials},
-		TokenEndpointAuth: []string{"client_secret_basic"},
+	return json.Marshal(oauth2.Metadata{
+		Issuer:                   issuer,
+		TokenEndpoint:            issuer + tokenPath,
+		JWKSURI:                  issuer + keySetPath,
+		ResponseTypesSupported:   []string{}, // there is no authorization endpoint yet
+		GrantTypesSupported:      []string{oauth2.GrantClientCredentials},
+		TokenEndpointAuthMethods: []string{oauth2.AuthBasic},
 	})
 }
 
@@ -117,7 +109,7 @@ func (d *Door) serveMetadata(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		h.Set("Allow", "GET, HEAD, OPTIONS")
-		refuse(w, problem{code: http.StatusMethodNotAllowed, word: invalidRequest, text: "the metadata is read by GET"})
+		refuse(w, problem{code: http.StatusMethodNotAllowed, word: oauth2.InvalidRequest, text: "the metadata is read by GET"})
 	}
 }
 

@@ -120,7 +120,7 @@ func TestTokenEndpoint(t *testing.T) {
 		{"a bearer token", good, header("Authorization", "Bearer x"), 401, "invalid_client"},
 		{"Basic that is not base64", good, header("Authorization", "Basic %%%"), 401, "invalid_client"},
 		{"a wrong secret", good, func(r *http.Request) { r.SetBasicAuth("svc%3A1", canary) }, 401, "invalid_client"},
-		{"a parts that are not form-encoded", good, func(r *http.Request) { r.SetBasicAuth("svc%3A1", "%zz") }, 401, "invalid_client"},
+		{"parts that are not form-encoded", good, func(r *http.Request) { r.SetBasicAuth("svc%3A1", "%zz") }, 401, "invalid_client"},
 		{"JSON", `{"grant_type":"client_credentials"}`, header("Content-Type", "application/json"), 415, "invalid_request"},
 		{"no content type", good, header("Content-Type"), 415, "invalid_request"},
 		{"a malformed form", good + "&a=%zz", nil, 400, "invalid_request"},
@@ -213,9 +213,8 @@ func TestClientLibraryGetsAToken(t *testing.T) {
 func TestMetadata(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, issuer, path, token string }{
-		{"at the root", "https://id.example.com", "/.well-known/oauth-authorization-server", "https://id.example.com/oauth2/token"},
+		{"O22 at the root, asked under another Host", "https://id.example.com", "/.well-known/oauth-authorization-server", "https://id.example.com/oauth2/token"},
 		{"R11 an issuer with a path", "https://id.example.com/a/b", "/.well-known/oauth-authorization-server/a/b", "https://id.example.com/a/b/oauth2/token"},
-		{"an issuer with a slash behind", "https://id.example.com/", "/.well-known/oauth-authorization-server", "https://id.example.com/oauth2/token"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -231,7 +230,7 @@ func TestMetadata(t *testing.T) {
 				t.Fatalf("answered %d %s: %v", w.Code, w.Body, err)
 			}
 			want := map[string]any{"issuer": tt.issuer, "token_endpoint": tt.token,
-				"jwks_uri":                              strings.TrimSuffix(tt.issuer, "/") + "/.well-known/jwks.json",
+				"jwks_uri":                              tt.issuer + "/.well-known/jwks.json",
 				"response_types_supported":              []any{},
 				"grant_types_supported":                 []any{"client_credentials"},
 				"token_endpoint_auth_methods_supported": []any{"client_secret_basic"}}
@@ -253,7 +252,6 @@ func TestMetadata(t *testing.T) {
 
 func TestR12CORSWithoutCredentials(t *testing.T) {
 	t.Parallel()
-	h, tokens, _ := open(t, "https://id.example.com")
 	for _, tt := range []struct {
 		verb, path string
 		code       int
@@ -263,6 +261,8 @@ func TestR12CORSWithoutCredentials(t *testing.T) {
 		{"POST", "/.well-known/oauth-authorization-server", 405},
 	} {
 		t.Run(fmt.Sprint(tt.verb, tt.path), func(t *testing.T) {
+			t.Parallel()
+			h, tokens, _ := open(t, "https://id.example.com")
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, post("grant_type=client_credentials", func(r *http.Request) {
 				r.Method, r.URL.Path = tt.verb, tt.path
@@ -287,6 +287,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"an issuer with a query":   {Issuer: "https://a.example?x", Tokens: &issuer{}, Caller: caller, Logger: log},
 		"one with a fragment":      {Issuer: "https://a.example#", Tokens: &issuer{}, Caller: caller, Logger: log},
 		"one with a user":          {Issuer: "https://u@a.example", Tokens: &issuer{}, Caller: caller, Logger: log},
+		"R11 one without TLS":      {Issuer: "http://a.example", Tokens: &issuer{}, Caller: caller, Logger: log},
 		"one of another scheme":    {Issuer: "ftp://a.example", Tokens: &issuer{}, Caller: caller, Logger: log},
 		"nobody to issue":          {Issuer: "https://a.example", Caller: caller, Logger: log},
 		"nobody to name a caller":  {Issuer: "https://a.example", Tokens: &issuer{}, Logger: log},

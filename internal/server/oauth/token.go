@@ -21,24 +21,10 @@ import (
 // maxBody limits the form, in bytes.
 const maxBody = 64 << 10
 
-const grantClientCredentials = "client_credentials"
-
-// The error words of RFC 6749 §5.2 and RFC 8707 §2. The last two are of RFC 6749 §4.1.2.1, for what §5.2 has no word.
-const (
-	invalidRequest         = "invalid_request"
-	invalidClient          = "invalid_client"
-	unauthorizedClient     = "unauthorized_client"
-	unsupportedGrantType   = "unsupported_grant_type"
-	invalidScope           = "invalid_scope"
-	invalidTarget          = "invalid_target"
-	temporarilyUnavailable = "temporarily_unavailable"
-	serverError            = "server_error"
-)
-
 // problem is an answer that is not a token.
 type problem struct {
 	code  int
-	word  string
+	word  oauth2.ErrorCode
 	text  string
 	retry time.Duration
 }
@@ -67,7 +53,7 @@ func (d *Door) serveToken(w http.ResponseWriter, r *http.Request) {
 		req.Caller = d.caller(r)
 		out, err := d.tokens.ClientCredentials(r.Context(), req)
 		if err == nil {
-			write(w, http.StatusOK, issued{AccessToken: out.AccessToken, TokenType: "Bearer",
+			write(w, http.StatusOK, issued{AccessToken: out.AccessToken, TokenType: oauth2.TokenTypeBearer,
 				ExpiresIn: int64(out.ExpiresIn / time.Second), Scope: out.Scope})
 			return
 		}
@@ -86,10 +72,10 @@ func read(w http.ResponseWriter, r *http.Request) (service.ClientCredentialsRequ
 	}
 	switch form.Get("grant_type") {
 	case "":
-		return req, &problem{code: http.StatusBadRequest, word: invalidRequest, text: "grant_type is missing"}
-	case grantClientCredentials:
+		return req, &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: "grant_type is missing"}
+	case oauth2.GrantClientCredentials:
 	default:
-		return req, &problem{code: http.StatusBadRequest, word: unsupportedGrantType, text: "the grant type is client_credentials"}
+		return req, &problem{code: http.StatusBadRequest, word: oauth2.UnsupportedGrantType, text: "the grant type is client_credentials"}
 	}
 	id, secret, bad := readClient(r, form)
 	if bad != nil {
@@ -107,30 +93,30 @@ func read(w http.ResponseWriter, r *http.Request) (service.ClientCredentialsRequ
 func readForm(w http.ResponseWriter, r *http.Request) (url.Values, *problem) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST, OPTIONS")
-		return nil, &problem{code: http.StatusMethodNotAllowed, word: invalidRequest, text: "a token is asked for by POST"}
+		return nil, &problem{code: http.StatusMethodNotAllowed, word: oauth2.InvalidRequest, text: "a token is asked for by POST"}
 	}
 	if r.URL.RawQuery != "" {
-		return nil, &problem{code: http.StatusBadRequest, word: invalidRequest, text: "parameters belong in the body, never in the URI"}
+		return nil, &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: "parameters belong in the body, never in the URI"}
 	}
 	if !isForm(r.Header) {
-		return nil, &problem{code: http.StatusUnsupportedMediaType, word: invalidRequest,
+		return nil, &problem{code: http.StatusUnsupportedMediaType, word: oauth2.InvalidRequest,
 			text: "the content type is application/x-www-form-urlencoded"}
 	}
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var over *http.MaxBytesError
 	if errors.As(err, &over) {
-		return nil, &problem{code: http.StatusRequestEntityTooLarge, word: invalidRequest, text: "the form is too large"}
+		return nil, &problem{code: http.StatusRequestEntityTooLarge, word: oauth2.InvalidRequest, text: "the form is too large"}
 	}
 	if err != nil {
-		return nil, &problem{code: http.StatusBadRequest, word: invalidRequest, text: "the body ended early"}
+		return nil, &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: "the body ended early"}
 	}
 	form, err := url.ParseQuery(string(data))
 	if err != nil {
-		return nil, &problem{code: http.StatusBadRequest, word: invalidRequest, text: "the form is malformed"}
+		return nil, &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: "the form is malformed"}
 	}
 	for name, values := range form {
 		if len(values) > 1 && name != "resource" {
-			return nil, &problem{code: http.StatusBadRequest, word: invalidRequest, text: "a parameter is there twice"}
+			return nil, &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: "a parameter is there twice"}
 		}
 	}
 	return form, nil
@@ -142,16 +128,16 @@ func readClient(r *http.Request, form url.Values) (id, secret string, bad *probl
 	header := r.Header["Authorization"]
 	switch {
 	case len(header) > 1 || len(header) == 1 && inBody:
-		return "", "", &problem{code: http.StatusBadRequest, word: invalidRequest, text: "a client authenticates in one way"}
+		return "", "", &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: "a client authenticates in one way"}
 	case len(header) == 0:
-		return "", "", &problem{code: http.StatusUnauthorized, word: invalidClient, text: "the client authenticates by HTTP Basic"}
+		return "", "", &problem{code: http.StatusUnauthorized, word: oauth2.InvalidClient, text: "the client authenticates by HTTP Basic"}
 	}
 	id, secret, err := oauth2.ParseBasic(header[0])
 	if err != nil {
-		return "", "", &problem{code: http.StatusUnauthorized, word: invalidClient, text: "the client authenticates by HTTP Basic"}
+		return "", "", &problem{code: http.StatusUnauthorized, word: oauth2.InvalidClient, text: "the client authenticates by HTTP Basic"}
 	}
 	if named := form.Get("client_id"); named != "" && named != id {
-		return "", "", &problem{code: http.StatusBadRequest, word: invalidRequest, text: "client_id is not the client that authenticates"}
+		return "", "", &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: "client_id is not the client that authenticates"}
 	}
 	return id, secret, nil
 }
@@ -176,26 +162,26 @@ func isForm(h http.Header) bool {
 // problemOf is this door's one switch over the kinds of faults.
 func (d *Door) problemOf(r *http.Request, requestID string, err error) *problem {
 	f := fault.From(err)
-	p := &problem{code: http.StatusBadRequest, word: invalidRequest, text: f.Message, retry: f.RetryAfter}
+	p := &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: f.Message, retry: f.RetryAfter}
 	switch f.Kind {
 	case fault.Invalid:
 		switch f.Reason {
 		case fault.InvalidTarget:
-			p.word = invalidTarget
+			p.word = oauth2.InvalidTarget
 		case fault.InvalidScope:
-			p.word = invalidScope
+			p.word = oauth2.InvalidScope
 		}
 	case fault.Unauthenticated:
-		p.code, p.word = http.StatusUnauthorized, invalidClient
+		p.code, p.word = http.StatusUnauthorized, oauth2.InvalidClient
 	case fault.Denied:
-		p.word = unauthorizedClient
+		p.word = oauth2.UnauthorizedClient
 	case fault.NotFound, fault.Exists, fault.Conflict, fault.Precondition:
 	case fault.Limited:
-		p.code, p.word = http.StatusTooManyRequests, temporarilyUnavailable
+		p.code, p.word = http.StatusTooManyRequests, oauth2.TemporarilyUnavailable
 	case fault.Unavailable:
-		p.code, p.word, p.retry = http.StatusServiceUnavailable, temporarilyUnavailable, max(p.retry, time.Second)
+		p.code, p.word, p.retry = http.StatusServiceUnavailable, oauth2.TemporarilyUnavailable, max(p.retry, time.Second)
 	case fault.Internal:
-		p.code, p.word, p.text = http.StatusInternalServerError, serverError, "internal error"
+		p.code, p.word, p.text = http.StatusInternalServerError, oauth2.ServerError, "internal error"
 		d.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("request_id", requestID), slog.Any("error", err))
 	}
 	return p
@@ -208,10 +194,7 @@ func refuse(w http.ResponseWriter, p problem) {
 	if p.retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retry.Seconds()))))
 	}
-	write(w, p.code, struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description,omitempty"`
-	}{p.word, plain(p.text)})
+	write(w, p.code, oauth2.ErrorResponse{Error: p.word, Description: plain(p.text)})
 }
 
 // plain drops from s what error_description may not hold (RFC 6749 §5.2).

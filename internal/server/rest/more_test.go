@@ -172,7 +172,7 @@ func TestOtherDoorsGetTheCallerAndTheGuardRails(t *testing.T) {
 	}
 }
 
-func TestAccessLogHasOnlyBoundedWords(t *testing.T) {
+func TestG15R63AccessLogHasOnlyBoundedWords(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	for _, change := range []func(*http.Request){
@@ -356,4 +356,13 @@ func FuzzJSONBody(f *testing.F) {
 			}
 		}
 	})
+}
+
+func BenchmarkIntrospect(b *testing.B) {
+	h := open(b, func(o *rest.Options) { o.Logger = slog.New(slog.DiscardHandler) })
+	text := `{"token":"` + strings.Repeat("a", 800) + `"}`
+	b.ReportAllocs()
+	for b.Loop() {
+		h.ServeHTTP(httptest.NewRecorder(), request(func(r *http.Request) { r.URL.Path = "/v1/auth/introspect"; withBody(r, text) }))
+	}
 }

@@ -354,7 +354,7 @@ func TestRequestsAreTakenOrRefusedByTheirForm(t *testing.T) {
 	}
 }
 
-func TestOnlyNamedHeadersReachAService(t *testing.T) {
+func TestG01G02G03OnlyNamedHeadersReachAService(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	resp := h.do(request(func(r *http.Request) {
