@@ -128,6 +128,7 @@ func collect[T any](q queries, scan func(scanner) (T, error), query string, args
 type watcher struct {
 	source *sql.DB
 	mu     sync.Mutex
+	conn   *sql.Conn // nil until asked, and after an error
 	stmt   *sql.Stmt
 	last   int64
 	primed bool
@@ -146,26 +147,38 @@ func (w *watcher) close() error {
 	if w == nil {
 		return nil
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.conn != nil {
+		_ = w.stmt.Close()
+		_ = w.conn.Close()
+		w.conn, w.stmt = nil, nil
+	}
 	return w.source.Close()
 }
 
-// changed asks for the connection's data_version. Should the pool replace the connection, the number may only look
-// changed or equal by accident; the connection's identity is therefore pinned by never letting it idle out.
+// changed asks for the connection's data_version. A number of another connection says nothing, so the connection is
+// pinned; after an error it is given up, and the first answer of the next one counts as a change.
 func (w *watcher) changed(ctx context.Context) (bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.stmt == nil {
+	if w.conn == nil {
 		conn, err := w.source.Conn(ctx)
 		if err != nil {
 			return false, err
 		}
-		if w.stmt, err = conn.PrepareContext(ctx, `PRAGMA data_version`); err != nil {
+		stmt, err := conn.PrepareContext(ctx, `PRAGMA data_version`)
+		if err != nil {
 			_ = conn.Close()
 			return false, err
 		}
+		w.conn, w.stmt, w.primed = conn, stmt, false
 	}
 	var version int64
 	if err := w.stmt.QueryRowContext(ctx).Scan(&version); err != nil {
+		_ = w.stmt.Close()
+		_ = w.conn.Close()
+		w.conn, w.stmt = nil, nil
 		return false, err
 	}
 	changed := !w.primed || version != w.last

@@ -133,13 +133,14 @@ func (t *tx) createSession(c session.Create, j journal.Journal) (session.Session
 	return s, err
 }
 
-// evict ends the oldest live sessions of the newcomer's account beyond the cap. Expired ones do not count.
+// evict ends the oldest live sessions of the newcomer's account beyond the cap. Expired ones and those that a cut-off
+// killed do not count.
 func (t *tx) evict(newcomer session.Session, most int) error {
 	if most <= 0 {
 		return nil
 	}
 	oldest, err := collect(t, scanText, `SELECT id FROM sessions WHERE account = ? AND ended_at IS NULL AND id <> ?
-		AND idle_ends_at > ? AND ends_at > ? ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?`,
+		AND idle_ends_at > ? AND ends_at > ? AND `+mayAct+` ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?`,
 		string(newcomer.Account), string(newcomer.ID), micros(t.now), micros(t.now), endBatch, most-1)
 	if err != nil || len(oldest) == 0 {
 		return err
