@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"golang.org/x/term"
+
+	"github.com/authsvc/authsvc/internal/app"
+)
+
+// A group is a first word with its commands; a command without a name is the group itself.
+type group struct {
+	name, about string
+	commands    []command
+}
+
+// A command is one thing that can be done.
+type command struct {
+	group, name string
+	args        string // what stands behind the flags, in words: "USERNAME", "[KID]", or nothing
+	about       string
+	setup       func(*flag.FlagSet) action
+	storeless   bool // works without a store
+}
+
+// An action does it, with flags and arguments parsed.
+type action func(*call) error
+
+// A call is one run of a command.
+type call struct {
+	ctx    context.Context //nolint:containedctx // the call is the request
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	args   []string
+	output string
+	store  app.AdminOptions
+	admin  *app.Admin // nil for a storeless command
+}
+
+func (g group) pick(args []string, stdout io.Writer) (command, []string, error) {
+	if len(g.commands) == 1 && g.commands[0].name == "" {
+		return g.commands[0], args, nil
+	}
+	var names []string
+	for _, c := range g.commands {
+		if len(args) > 0 && c.name == args[0] {
+			return c, args[1:], nil
+		}
+		names = append(names, c.name)
+	}
+	switch {
+	case len(args) == 0:
+		return command{}, nil, usage("%s what? One of %s", g.name, strings.Join(names, ", "))
+	case args[0] == "-h" || args[0] == "-help" || args[0] == "--help" || args[0] == "help":
+		t := tabwriter.NewWriter(stdout, 0, 0, 3, ' ', 0)
+		for _, c := range g.commands {
+			fmt.Fprintf(t, "%s\t%s\n", c.line(), c.about)
+		}
+		return command{}, nil, errors.Join(t.Flush(), flag.ErrHelp)
+	default:
+		return command{}, nil, usage("there is no command %q in %s; there are %s", args[0], g.name, strings.Join(names, ", "))
+	}
+}
+
+// line is how the command is written.
+func (c command) line() string {
+	return strings.Join(strings.Fields("authsvc "+c.group+" "+c.name+" [flags] "+c.args), " ")
+}
+
+func (c command) run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (err error) {
+	r := &call{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, store: app.AdminOptions{Environ: os.Environ()}}
+	flags := flag.NewFlagSet(c.line(), flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {}
+	flags.StringVar(&r.store.ConfigFile, "config", "", "the configuration `file` of the server")
+	if !c.storeless {
+		flags.StringVar(&r.store.Dir, "dir", "", "the `folder` of serve -dev")
+	}
+	if c.name != "print" {
+		flags.StringVar(&r.output, "o", "table", "output: table or json")
+	}
+	act := c.setup(flags)
+	if r.args, err = interleaved(flags, args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			c.help(stdout, flags)
+			return err
+		}
+		return usage("%w\nusage: %s", err, c.line())
+	}
+	if err := c.check(r); err != nil {
+		return err
+	}
+	if !c.storeless {
+		if r.admin, err = app.OpenAdmin(ctx, r.store); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.admin.Close()) }()
+	}
+	return act(r)
+}
+
+// check looks at what every command has in common.
+func (c command) check(r *call) error {
+	most := len(strings.Fields(c.args))
+	least := most
+	if strings.HasPrefix(c.args, "[") {
+		least = 0
+	}
+	switch {
+	case len(r.args) < least:
+		return usage("%s is missing\nusage: %s", c.args, c.line())
+	case len(r.args) > most:
+		return usage("%q is one argument too many\nusage: %s", r.args[most], c.line())
+	case c.name != "print" && r.output != "table" && r.output != "json":
+		return usage("-o must be table or json")
+	case !c.storeless && (r.store.ConfigFile == "") == (r.store.Dir == ""):
+		return usage("say which installation: either -config FILE or -dir FOLDER\nusage: %s", c.line())
+	}
+	return nil
+}
+
+// interleaved parses flags that stand before, between and behind the arguments; after -- there are only arguments.
+func interleaved(flags *flag.FlagSet, args []string) (rest []string, err error) {
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		if flags.NArg() == 0 {
+			return rest, nil
+		}
+		if at := len(args) - flags.NArg(); at > 0 && args[at-1] == "--" {
+			return append(rest, flags.Args()...), nil
+		}
+		rest, args = append(rest, flags.Arg(0)), flags.Args()[1:]
+	}
+}
+
+func (c command) help(w io.Writer, flags *flag.FlagSet) {
+	fmt.Fprintf(w, "%s\n%s\n", c.line(), c.about)
+	flags.SetOutput(w)
+	flags.PrintDefaults()
+}
+
+// none is the setup of a command without flags of its own.
+func none(act action) func(*flag.FlagSet) action {
+	return func(*flag.FlagSet) action { return act }
+}
+
+func explain(err error) string { return app.Explain(err) }
+
+// print writes value as JSON, or what table writes.
+func (r *call) print(value any, table func(w io.Writer)) error {
+	if r.output == "json" {
+		e := json.NewEncoder(r.stdout)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(value)
+	}
+	t := tabwriter.NewWriter(r.stdout, 0, 0, 3, ' ', 0)
+	table(t)
+	return t.Flush()
+}
+
+// say answers with one sentence, or with value as JSON.
+func (r *call) say(value any, format string, args ...any) error {
+	return r.print(value, func(w io.Writer) { fmt.Fprintln(w, clean(fmt.Sprintf(format, args...))) })
+}
+
+// list prints rows under a head, and says on stderr where there are more.
+func (r *call) list(value any, more bool, head string, rows [][]string) error {
+	if more {
+		fmt.Fprintln(r.stderr, "authsvc: there are more; -limit 0 lists all")
+	}
+	return r.print(value, func(w io.Writer) {
+		fmt.Fprintln(w, strings.ReplaceAll(head, " ", "\t"))
+		for _, row := range rows {
+			fmt.Fprintln(w, strings.Join(cells(row), "\t"))
+		}
+	})
+}
+
+// facts prints one thing, a line for each of its properties.
+func (r *call) facts(value any, facts [][2]string) error {
+	return r.print(value, func(w io.Writer) {
+		for _, f := range facts {
+			if f[1] != "" {
+				fmt.Fprintln(w, strings.Join(cells(f[:]), "\t"))
+			}
+		}
+	})
+}
+
+func cells(row []string) []string {
+	out := make([]string, len(row))
+	for i, cell := range row {
+		if out[i] = strings.ReplaceAll(clean(cell), "\n", "?"); out[i] == "" {
+			out[i] = "-"
+		}
+	}
+	return out
+}
+
+// clean keeps what others wrote from steering the operator's terminal.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+// when prints an instant in UTC; zero is nothing.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// maxPassword bounds what is read as a password, in bytes; the policy's own limit is lower.
+const maxPassword = 4096
+
+// password reads a new password: twice without echo from a terminal, otherwise one line from stdin. It never comes from
+// the command line, where every process of the machine could read it.
+func (r *call) password() (string, error) {
+	if f, ok := r.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits
+		first, err := r.ask(f, "New password: ")
+		if err != nil {
+			return "", err
+		}
+		second, err := r.ask(f, "Once more: ")
+		if err == nil && first != second {
+			err = errors.New("the two passwords differ")
+		}
+		return first, err
+	}
+	text, err := io.ReadAll(io.LimitReader(r.stdin, maxPassword+1))
+	if err != nil {
+		return "", fmt.Errorf("read the password from stdin: %w", err)
+	}
+	line := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	switch {
+	case line == "":
+		return "", errors.New("stdin holds no password")
+	case len(line) > maxPassword:
+		return "", fmt.Errorf("the password is longer than %d bytes", maxPassword)
+	case strings.ContainsAny(line, "\r\n"):
+		return "", errors.New("stdin holds more than one line; a password is one")
+	}
+	return line, nil
+}
+
+func (r *call) ask(f *os.File, prompt string) (string, error) {
+	fmt.Fprint(r.stderr, prompt)
+	text, err := term.ReadPassword(int(f.Fd())) //nolint:gosec // a descriptor fits
+	fmt.Fprintln(r.stderr)
+	return string(text), err
+}

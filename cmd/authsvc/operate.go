@@ -1,0 +1,242 @@
+package main
+
+import (
+	"flag"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/app"
+	"github.com/authsvc/authsvc/internal/config"
+)
+
+func sessionCommands() []command {
+	return []command{
+		{group: "session", name: "list", about: "list live sessions, newest first", setup: sessionList},
+		{group: "session", name: "revoke", args: "ID", about: "end a session, its refresh token and its access tokens", setup: none(sessionRevoke)},
+	}
+}
+
+func sessionList(f *flag.FlagSet) action {
+	username := f.String("account", "", "only this `username`'s")
+	limit := limitFlag(f)
+	return func(r *call) error {
+		if err := checkLimit(*limit); err != nil {
+			return err
+		}
+		all, more, err := r.admin.Sessions(r.ctx, *username, *limit)
+		if err != nil {
+			return err
+		}
+		var rows [][]string
+		for _, s := range all {
+			rows = append(rows, []string{s.ID, s.Account, s.Client, when(s.CreatedAt), when(s.LastUsedAt), when(s.ExpiresAt), s.IP, s.DeviceName})
+		}
+		return r.list(all, more, "ID ACCOUNT CLIENT CREATED USED EXPIRES IP DEVICE", rows)
+	}
+}
+
+func sessionRevoke(r *call) error { return r.revokeSession(r.args[0]) }
+
+func (r *call) revokeSession(id string) error {
+	known, err := r.admin.RevokeSession(r.ctx, id)
+	if err != nil {
+		return err
+	}
+	answer := map[string]any{"revoked": id, "known": known}
+	if !known {
+		return r.say(answer, "there is no session %s here; its access tokens are revoked all the same", id)
+	}
+	return r.say(answer, "ended session %s", id)
+}
+
+func revokeCommands() []command {
+	return []command{{group: "revoke", about: "cut off whatever began until now: give exactly one of the flags", setup: revoke}}
+}
+
+func revoke(f *flag.FlagSet) action {
+	subject := f.String("sub", "", "every session and token of this account `id`")
+	client := f.String("client", "", "every session and token of this client `id`")
+	session := f.String("sid", "", "this session `id`")
+	token := f.String("jti", "", "the access token with this `id`")
+	everything := f.Bool("everything", false, "every session and every token")
+	return func(r *call) error {
+		given := 0
+		f.Visit(func(f *flag.Flag) {
+			switch f.Name {
+			case "sub", "client", "sid", "jti", "everything":
+				given++
+			}
+		})
+		if given != 1 {
+			return usage("give exactly one of -sub ID, -client ID, -sid ID, -jti ID and -everything")
+		}
+		switch {
+		case *subject != "":
+			n, err := r.admin.RevokeSubject(r.ctx, *subject)
+			return r.cutOff("account "+*subject, n, err)
+		case *client != "":
+			n, err := r.admin.RevokeClient(r.ctx, *client)
+			return r.cutOff("client "+*client, n, err)
+		case *session != "":
+			return r.revokeSession(*session)
+		case *token != "":
+			if err := r.admin.RevokeToken(r.ctx, *token); err != nil {
+				return err
+			}
+			return r.say(map[string]string{"revoked": *token}, "revoked access token %s", *token)
+		case *everything:
+			n, err := r.admin.RevokeEverything(r.ctx)
+			return r.cutOff("everything", n, err)
+		default:
+			return usage("the flag needs a value")
+		}
+	}
+}
+
+func (r *call) cutOff(what string, n int, err error) error {
+	if err != nil {
+		return err
+	}
+	return r.say(map[string]any{"revoked": what, "ended_sessions": n}, "cut off %s; ended %d live sessions", what, n)
+}
+
+func keyCommands() []command {
+	return []command{
+		{group: "keys", name: "list", about: "list the signing keys", setup: none(keysList)},
+		{group: "keys", name: "rotate", about: "let the pending key sign from now on", setup: keysRotate},
+		{group: "keys", name: "revoke", args: "[KID]", about: "make a key compromised: what it signed is dead", setup: keysRevoke},
+		{group: "keys", name: "rewrap", about: "seal the private halves with the first key-encryption key", setup: none(keysRewrap)},
+	}
+}
+
+func keysList(r *call) error {
+	all, err := r.admin.Keys(r.ctx)
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, k := range all {
+		seal := "current"
+		if !k.SealCurrent {
+			seal = "older"
+		}
+		rows = append(rows, []string{k.ID, k.State, when(k.PublishedAt), when(k.ActivatedAt), when(k.RetiredAt), when(k.GoneAt), seal})
+	}
+	return r.list(all, false, "KID STATE PUBLISHED ACTIVATED RETIRED GONE SEAL", rows)
+}
+
+func keysRotate(f *flag.FlagSet) action {
+	now := f.Bool("now", false, "even if the pending key is not published long enough: services that poll the key set may refuse tokens for up to 5 minutes")
+	return func(r *call) error {
+		kid, err := r.admin.RotateKeys(r.ctx, *now)
+		if err != nil {
+			return err
+		}
+		if *now {
+			return r.say(map[string]string{"signer": kid}, "key %s signs now; services that poll the key set may refuse its tokens for up to 5 minutes", kid)
+		}
+		return r.say(map[string]string{"signer": kid}, "key %s signs now", kid)
+	}
+}
+
+func keysRevoke(f *flag.FlagSet) action {
+	all := f.Bool("all", false, "every key: the table of keys or the key-encryption key has leaked")
+	return func(r *call) error {
+		switch {
+		case (len(r.args) == 0) == !*all:
+			return usage("give either KID or -all")
+		case *all:
+			kid, err := r.admin.RevokeAllKeys(r.ctx)
+			if err != nil {
+				return err
+			}
+			return r.say(map[string]string{"revoked": "all", "signer": kid}, "revoked every key; the new key %s signs now, and services that poll the key set may take up to 5 minutes to follow", kid)
+		}
+		if err := r.admin.RevokeKey(r.ctx, r.args[0]); err != nil {
+			return err
+		}
+		return r.say(map[string]string{"revoked": r.args[0]}, "revoked key %s; services that poll the key set may take up to 5 minutes to follow", r.args[0])
+	}
+}
+
+func keysRewrap(r *call) error {
+	n, err := r.admin.RewrapKeys(r.ctx)
+	if err != nil {
+		return err
+	}
+	return r.say(map[string]int{"resealed": n}, "sealed %d keys anew", n)
+}
+
+func auditCommands() []command {
+	return []command{{group: "audit", name: "list", about: "list audit records, newest first", setup: auditList}}
+}
+
+func auditList(f *flag.FlagSet) action {
+	var filter app.AuditFilter
+	f.StringVar(&filter.Event, "event", "", "only this `event`, such as login")
+	f.StringVar(&filter.Subject, "subject", "", "only what was done to this `id`")
+	f.Int64Var(&filter.Before, "before", 0, "only records before this `id`")
+	since := f.String("since", "", "only records since this `time`: RFC 3339, or an age such as 24h")
+	limit := limitFlag(f)
+	return func(r *call) (err error) {
+		if err := checkLimit(*limit); err != nil {
+			return err
+		}
+		if filter.Before < 0 {
+			return usage("-before must be the id of a record")
+		}
+		if filter.Since, err = sinceTime(*since, time.Now()); err != nil {
+			return err
+		}
+		all, more, err := r.admin.Audit(r.ctx, filter, *limit)
+		if err != nil {
+			return err
+		}
+		var rows [][]string
+		for _, a := range all {
+			rows = append(rows, []string{strconv.FormatInt(a.ID, 10), when(a.Time), a.Event, a.Outcome, a.Reason, a.Actor, a.Subject, a.Client, a.Session, a.IP})
+		}
+		return r.list(all, more, "ID TIME EVENT OUTCOME REASON ACTOR SUBJECT CLIENT SESSION IP", rows)
+	}
+}
+
+func sinceTime(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if age, err := time.ParseDuration(text); err == nil && age >= 0 {
+		return now.Add(-age), nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, usage("-since must be a time such as 2026-01-31T12:00:00Z, or an age such as 24h")
+	}
+	return at, nil
+}
+
+func configCommands() []command {
+	return []command{
+		{group: "config", name: "print", about: "print what holds: defaults, the file, and the environment", setup: none(configPrint), storeless: true},
+		{group: "config", name: "check", about: "say what would keep the server from starting", setup: none(configCheck), storeless: true},
+	}
+}
+
+func configPrint(r *call) error {
+	cfg, err := config.Load(r.store.ConfigFile, r.store.Environ)
+	if err != nil {
+		return err
+	}
+	return cfg.Print(r.stdout)
+}
+
+func configCheck(r *call) error {
+	cfg, err := config.Load(r.store.ConfigFile, r.store.Environ)
+	if err != nil {
+		return err
+	}
+	if err := app.CheckConfig(cfg); err != nil {
+		return err
+	}
+	return r.print(map[string]bool{"ok": true}, func(w io.Writer) { _, _ = io.WriteString(w, "the configuration is sound\n") })
+}

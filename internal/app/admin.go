@@ -1,0 +1,399 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/account"
+	"github.com/authsvc/authsvc/internal/audit"
+	"github.com/authsvc/authsvc/internal/client"
+	"github.com/authsvc/authsvc/internal/config"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/password"
+	"github.com/authsvc/authsvc/internal/service"
+	"github.com/authsvc/authsvc/internal/session"
+	"github.com/authsvc/authsvc/internal/store/sqlstore"
+)
+
+// AdminOptions say which installation to work on: exactly one of ConfigFile and Dir.
+type AdminOptions struct {
+	ConfigFile string   // of serve -config
+	Dir        string   // of serve -dev
+	Environ    []string // overrides the configuration file, as for serve
+}
+
+// Admin is the core for a command beside a running server: the same use cases on the same store, without doors and loops.
+// The server learns what it changes by reading the store.
+type Admin struct {
+	cfg         config.Config
+	db          *sqlstore.DB
+	caller      service.Caller
+	accounts    *service.Accounts
+	clients     *service.ClientAdmin
+	revocations *service.Revocations
+}
+
+// OpenAdmin opens the store of an installation. It creates and migrates nothing, and refuses a database that belongs to
+// another user or has another schema.
+func OpenAdmin(ctx context.Context, o AdminOptions) (_ *Admin, err error) {
+	a := &Admin{caller: service.Operator(os.Getuid())}
+	if a.cfg, err = adminConfig(o); err != nil {
+		return nil, err
+	}
+	if a.db, err = sqlstore.OpenExisting(ctx, sqlstore.Options{Path: a.cfg.Database.Path}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.db.Close())
+		}
+	}()
+	hasher, err := password.New(password.Options{Config: a.cfg.Password})
+	if err != nil {
+		return nil, err
+	}
+	if a.accounts, err = service.NewAccounts(a.db.Accounts(), hasher, password.NewPolicy(), unthrottled{}, committed{}); err != nil {
+		return nil, err
+	}
+	if a.clients, err = service.NewClientAdmin(a.db.Clients(), a.cfg.Issuer, committed{}); err != nil {
+		return nil, err
+	}
+	a.revocations, err = service.NewRevocations(a.db.Sessions(), a.db.Clients(), a.db.Revocations(), committed{})
+	return a, err
+}
+
+// adminConfig reads what a command needs of a configuration: not the listeners, whose files the operator may not see.
+func adminConfig(o AdminOptions) (cfg config.Config, err error) {
+	if (o.ConfigFile == "") == (o.Dir == "") {
+		return cfg, errors.New("give either -config FILE or -dir FOLDER")
+	}
+	if o.ConfigFile != "" {
+		if cfg, err = config.Load(o.ConfigFile, o.Environ); err != nil {
+			return cfg, err
+		}
+	} else {
+		cfg = config.Default()
+		cfg.Database.Path = filepath.Join(o.Dir, devDatabase)
+		cfg.Secrets = config.Secrets{KeyEncryptionKeysFile: filepath.Join(o.Dir, devKEK), RefreshKeysFile: filepath.Join(o.Dir, devRefresh)}
+		issuer, err := os.ReadFile(filepath.Join(o.Dir, devIssuer))
+		if err != nil {
+			return cfg, fmt.Errorf("%s is not the folder of a server: start it once with serve -dev -dir %[1]s: %w", o.Dir, err)
+		}
+		cfg.Issuer = strings.TrimSpace(string(issuer))
+	}
+	if cfg.Database.Path == "" {
+		return cfg, errors.New("database.path: is required")
+	}
+	if err := config.CheckIssuer(cfg.Issuer); err != nil {
+		return cfg, fmt.Errorf("issuer: %w", err)
+	}
+	return cfg, nil
+}
+
+// Close closes the store.
+func (a *Admin) Close() error { return a.db.Close() }
+
+// CheckConfig says everything that would keep a server from starting by this configuration, the content of its key files
+// included.
+func CheckConfig(cfg config.Config) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	_, kek := loadSealer(cfg.Secrets.KeyEncryptionKeysFile)
+	_, refresh := loadRefreshKeys(cfg.Secrets.RefreshKeysFile, cfg.Issuer)
+	return errors.Join(kek, refresh)
+}
+
+// Explain gives an error in words for the operator: a fault's own sentence, and its cause where the sentence alone does
+// not help.
+func Explain(err error) string {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		return err.Error()
+	}
+	if f.Err != nil {
+		return f.Message + ": " + f.Err.Error()
+	}
+	return f.Message
+}
+
+// committed stands for the revocation log in a process that answers for no token: what is committed is done.
+type committed struct{}
+
+// CatchUp has nothing to wait for.
+func (committed) CatchUp(context.Context) error { return nil }
+
+// Fresh is always so.
+func (committed) Fresh(context.Context) error { return nil }
+
+// Await has nothing to wait for.
+func (committed) Await(context.Context, string) error { return nil }
+
+// Position is unknown here.
+func (committed) Position() string { return "" }
+
+// unthrottled lets the operator work: nothing here guesses a password.
+type unthrottled struct{}
+
+// Allow allows.
+func (unthrottled) Allow(string, netip.Addr) error { return nil }
+
+// Fail counts nothing.
+func (unthrottled) Fail(string, netip.Addr) {}
+
+// Succeed counts nothing.
+func (unthrottled) Succeed(string, netip.Addr) {}
+
+// Release counts nothing.
+func (unthrottled) Release(string, netip.Addr) {}
+
+// CreateAccount makes an active account.
+func (a *Admin) CreateAccount(ctx context.Context, username, password string) (Account, error) {
+	made, err := a.accounts.Create(ctx, a.caller, username, password)
+	return viewAccount(made), err
+}
+
+// Account reads one account, by its name or else by its id.
+func (a *Admin) Account(ctx context.Context, username, id string) (Account, error) {
+	var found account.Account
+	var err error
+	if id != "" {
+		found, err = a.db.Accounts().Get(ctx, ids.Account(id))
+	} else {
+		found, err = a.accounts.ByUsername(ctx, username)
+	}
+	return viewAccount(found), err
+}
+
+// Accounts lists accounts by name, at most limit (all if zero); more says that there are others.
+func (a *Admin) Accounts(ctx context.Context, limit int) ([]Account, bool, error) {
+	return paged(limit, viewAccount, func(last *account.Account, n int) ([]account.Account, error) {
+		after := ""
+		if last != nil {
+			after = last.Username
+		}
+		return a.accounts.List(ctx, after, n)
+	})
+}
+
+// EnableAccount lets an account act again.
+func (a *Admin) EnableAccount(ctx context.Context, username string) (Account, error) {
+	return a.setState(ctx, username, account.Active)
+}
+
+// DisableAccount ends every session of an account and lets it begin none.
+func (a *Admin) DisableAccount(ctx context.Context, username string) (Account, error) {
+	return a.setState(ctx, username, account.Disabled)
+}
+
+func (a *Admin) setState(ctx context.Context, username string, state account.State) (Account, error) {
+	if err := a.accounts.SetState(ctx, a.caller, username, state); err != nil {
+		return Account{}, err
+	}
+	return a.Account(ctx, username, "")
+}
+
+// SetPassword replaces an account's password and ends its sessions.
+func (a *Admin) SetPassword(ctx context.Context, username, password string) (Account, error) {
+	if err := a.accounts.SetPassword(ctx, a.caller, username, password); err != nil {
+		return Account{}, err
+	}
+	return a.Account(ctx, username, "")
+}
+
+// DeleteAccount removes an account and ends its sessions.
+func (a *Admin) DeleteAccount(ctx context.Context, username string) error {
+	return a.accounts.Delete(ctx, a.caller, username)
+}
+
+// CreateClient registers a client; the answer holds its secret, once.
+func (a *Admin) CreateClient(ctx context.Context, n NewClient) (Client, error) {
+	made, secret, err := a.clients.Create(ctx, a.caller, client.Client{ID: ids.Client(n.ID), Name: n.Name, Kind: client.Kind(n.Kind),
+		Audiences: n.Audiences, DefaultAudiences: n.DefaultAudiences, Scopes: n.Scopes, DefaultScopes: n.DefaultScopes,
+		AccessTTL: n.AccessTTL, SessionIdleTTL: n.SessionIdleTTL, SessionTTL: n.SessionTTL, ReuseWindow: n.ReuseWindow})
+	return viewClient(made, secret), err
+}
+
+// Client reads one client.
+func (a *Admin) Client(ctx context.Context, id string) (Client, error) {
+	c, err := a.clients.Get(ctx, ids.Client(id))
+	return viewClient(c, ""), err
+}
+
+// Clients lists clients by id, at most limit (all if zero); more says that there are others.
+func (a *Admin) Clients(ctx context.Context, limit int) ([]Client, bool, error) {
+	view := func(c client.Client) Client { return viewClient(c, "") }
+	return paged(limit, view, func(last *client.Client, n int) ([]client.Client, error) {
+		var after ids.Client
+		if last != nil {
+			after = last.ID
+		}
+		return a.clients.List(ctx, after, n)
+	})
+}
+
+// RotateClientSecret gives a client a new secret, which is in the answer, once; the old one lives for overlap.
+func (a *Admin) RotateClientSecret(ctx context.Context, id string, overlap time.Duration) (Client, error) {
+	secret, err := a.clients.RotateSecret(ctx, a.caller, ids.Client(id), overlap)
+	if err != nil {
+		return Client{}, err
+	}
+	c, err := a.clients.Get(ctx, ids.Client(id))
+	return viewClient(c, secret), err
+}
+
+// DeleteClient removes a client and ends its sessions and tokens.
+func (a *Admin) DeleteClient(ctx context.Context, id string) error {
+	return a.clients.Delete(ctx, a.caller, ids.Client(id))
+}
+
+// Sessions lists live sessions, newest first, of one account or of all, at most limit (all if zero).
+func (a *Admin) Sessions(ctx context.Context, username string, limit int) ([]Session, bool, error) {
+	var of ids.Account
+	if username != "" {
+		found, err := a.accounts.ByUsername(ctx, username)
+		if err != nil {
+			return nil, false, err
+		}
+		of = found.ID
+	}
+	return paged(limit, viewSession, func(last *session.Session, n int) ([]session.Session, error) {
+		var after session.Cursor
+		if last != nil {
+			after = session.Cursor{CreatedAt: last.CreatedAt, ID: last.ID}
+		}
+		return a.db.Sessions().List(ctx, of, after, n)
+	})
+}
+
+// RevokeSession ends a session; known is false where there is no row of it, and its tokens were revoked all the same.
+func (a *Admin) RevokeSession(ctx context.Context, id string) (known bool, err error) {
+	return a.revocations.Session(ctx, a.caller, ids.Session(id))
+}
+
+// RevokeSubject cuts an account off, by its id, and gives how many sessions that ended.
+func (a *Admin) RevokeSubject(ctx context.Context, id string) (int, error) {
+	return a.revocations.Subject(ctx, a.caller, ids.Account(id))
+}
+
+// RevokeClient cuts a client off, and gives how many sessions that ended.
+func (a *Admin) RevokeClient(ctx context.Context, id string) (int, error) {
+	return a.revocations.Client(ctx, a.caller, ids.Client(id))
+}
+
+// RevokeToken ends one access token, by its jti.
+func (a *Admin) RevokeToken(ctx context.Context, id string) error {
+	return a.revocations.Token(ctx, a.caller, ids.Token(id))
+}
+
+// RevokeEverything cuts everything off, and gives how many sessions that ended.
+func (a *Admin) RevokeEverything(ctx context.Context) (int, error) {
+	return a.revocations.Everything(ctx, a.caller)
+}
+
+// keys opens the key-encryption keys, which only commands on signing keys need.
+func (a *Admin) keys() (*service.Keys, error) {
+	sealer, err := loadSealer(a.cfg.Secrets.KeyEncryptionKeysFile)
+	if err != nil {
+		return nil, err
+	}
+	return service.NewKeys(service.KeysOptions{Store: a.db.Keys(), Sealer: sealer, Config: a.cfg.Keys, Tail: committed{}})
+}
+
+// Keys lists the signing keys that are not gone.
+func (a *Admin) Keys(ctx context.Context) ([]Key, error) {
+	k, err := a.keys()
+	if err != nil {
+		return nil, err
+	}
+	all, err := k.List(ctx)
+	views := make([]Key, 0, len(all))
+	for _, one := range all {
+		views = append(views, viewKey(one, k.Current(one)))
+	}
+	return views, err
+}
+
+// RotateKeys promotes the pending key, atOnce even before it has been published long enough, and gives the signer's kid.
+func (a *Admin) RotateKeys(ctx context.Context, atOnce bool) (string, error) {
+	k, err := a.keys()
+	if err != nil {
+		return "", err
+	}
+	return k.Rotate(ctx, a.caller, atOnce)
+}
+
+// RevokeKey makes one key compromised.
+func (a *Admin) RevokeKey(ctx context.Context, kid string) error {
+	k, err := a.keys()
+	if err != nil {
+		return err
+	}
+	return k.Revoke(ctx, a.caller, kid)
+}
+
+// RevokeAllKeys makes every key compromised and gives the kid of the new signer.
+func (a *Admin) RevokeAllKeys(ctx context.Context) (string, error) {
+	k, err := a.keys()
+	if err != nil {
+		return "", err
+	}
+	return k.RevokeAll(ctx, a.caller)
+}
+
+// RewrapKeys seals the private halves with the first key-encryption key, and gives how many another had sealed.
+func (a *Admin) RewrapKeys(ctx context.Context) (int, error) {
+	k, err := a.keys()
+	if err != nil {
+		return 0, err
+	}
+	return k.Rewrap(ctx, a.caller)
+}
+
+// Audit lists audit records, newest first, at most limit (all if zero).
+func (a *Admin) Audit(ctx context.Context, f AuditFilter, limit int) ([]AuditRecord, bool, error) {
+	filter := audit.Filter{Event: f.Event, Subject: f.Subject, Since: f.Since}
+	return paged(limit, viewRecord, func(last *audit.Record, n int) ([]audit.Record, error) {
+		before := f.Before
+		if last != nil {
+			before = last.ID
+		}
+		return a.db.Audit().List(ctx, filter, before, n)
+	})
+}
+
+// adminPage is how many rows one read takes.
+const adminPage = 500
+
+// paged reads page after page up to limit rows, zero meaning all; more says that there is at least one beyond.
+func paged[T, V any](limit int, view func(T) V, next func(last *T, n int) ([]T, error)) (views []V, more bool, err error) {
+	views = []V{}
+	var last *T
+	for {
+		n := adminPage
+		if limit > 0 {
+			n = min(n, limit-len(views)+1)
+		}
+		page, err := next(last, n)
+		if err != nil {
+			return nil, false, err
+		}
+		for i := range page {
+			if limit > 0 && len(views) == limit {
+				return views, true, nil
+			}
+			views = append(views, view(page[i]))
+			last = &page[i]
+		}
+		if len(page) < n {
+			return views, false, nil
+		}
+	}
+}
