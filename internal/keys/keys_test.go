@@ -188,8 +188,8 @@ func TestASealerRefusesDoubtfulKEKs(t *testing.T) {
 	}
 }
 
-func TestAGeneratedKeyIsRSA2048WithItsThumbprintAsKid(t *testing.T) {
-	t.Parallel() // R30
+func TestR30AGeneratedKeyIsRSA2048WithItsThumbprintAsKid(t *testing.T) {
+	t.Parallel()
 	private, k, err := keys.Generate()
 	if err != nil {
 		t.Fatal(err)

@@ -136,8 +136,8 @@ func TestARowAlteredUnderARunningServerStopsItsReloads(t *testing.T) {
 	}
 }
 
-func TestTheJWKSHoldsThePublicHalvesAndNothingElse(t *testing.T) {
-	t.Parallel() // R30
+func TestR30TheJWKSHoldsThePublicHalvesAndNothingElse(t *testing.T) {
+	t.Parallel()
 	store, r := started(t, sealer(t, "k"))
 	var set struct {
 		Keys []map[string]string `json:"keys"`
@@ -316,7 +316,7 @@ func TestR31TwoReplicasRotateForHoursAndNeverLoseTheSigner(t *testing.T) {
 			if err := r.Bootstrap(ctx); err != nil {
 				t.Fatal(err)
 			}
-			go r.Run(ctx) //nolint:errcheck // it gives nil when ctx is done
+			go r.Run(ctx)
 			rings = append(rings, r)
 		}
 		published := map[string]time.Time{} // when each kid was first seen in a served set

@@ -59,8 +59,8 @@ func fail(t *testing.T, th *limit.Throttle, name string, from netip.Addr) {
 	th.Fail(name, from)
 }
 
-func TestAnAccountHasTenFailuresAndThenOneTryAfterADoublingWait(t *testing.T) {
-	t.Parallel() // R50, L10
+func TestR50AnAccountHasTenFailuresAndThenOneTryAfterADoublingWait(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"alice", "nobody-of-that-name"} {
 		th, _, clock := throttle(t, 100)
 		for i := range 10 {

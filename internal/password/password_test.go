@@ -88,8 +88,8 @@ func TestAHashWithOtherParametersVerifiesAndAsksForARehash(t *testing.T) {
 	}
 }
 
-func TestAStoredHashThatIsNotOursIsAnErrorAndNeverRuns(t *testing.T) {
-	t.Parallel() // R45: caps on parameters read back
+func TestR45AStoredHashThatIsNotOursIsAnErrorAndNeverRuns(t *testing.T) {
+	t.Parallel() // caps on parameters read back
 	h := hasher(t, nil)
 	good := hash(t, h, "correct horse battery")
 	if ok, _, err := h.Verify(t.Context(), "correct horse battery", good); !ok || err != nil {
@@ -159,8 +159,8 @@ func TestL03APasswordBeyondTheCapsIsRefusedBeforeHashing(t *testing.T) {
 	}
 }
 
-func TestL05OnePasswordHasOneFormAndNothingElseIsFolded(t *testing.T) {
-	t.Parallel() // R47
+func TestR47L05OnePasswordHasOneFormAndNothingElseIsFolded(t *testing.T) {
+	t.Parallel()
 	h := hasher(t, nil)
 	phc := hash(t, h, "caf\u00e9 au lait, please") // NFC
 	for _, c := range []struct {
@@ -187,8 +187,8 @@ func shed(t *testing.T, err error) {
 	}
 }
 
-func TestL13BeyondSlotsAndQueueACallIsShedAtOnce(t *testing.T) {
-	t.Parallel() // and L02: for unknown accounts alike
+func TestL02L13BeyondSlotsAndQueueACallIsShedAtOnce(t *testing.T) {
+	t.Parallel() // for unknown accounts alike
 	synctest.Test(t, func(t *testing.T) {
 		h := hasher(t, func(o *password.Options) { o.Queue = 2 })
 		phc := hash(t, h, "correct horse battery")
