@@ -31,16 +31,10 @@ func TestSecurityCasesAreTested(t *testing.T) {
 		}
 		return
 	}
-	var untested []string
 	for _, c := range securityCases() {
-		if len(tests[c.id]) == 0 {
-			untested = append(untested, c.id)
+		if len(tests[c.id]) == 0 && !slices.Contains(notYetTested(), c.id) {
+			t.Errorf("%s has no test that names it: %s", c.id, c.what)
 		}
-	}
-	if diff := cmp.Diff(notYetTested(), untested, cmp.Transformer("sorted", func(s []string) []string {
-		return slices.Sorted(slices.Values(s))
-	})); diff != "" {
-		t.Errorf("cases that no test names (-listed +found)\n%s", diff)
 	}
 }
 
