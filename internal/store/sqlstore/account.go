@@ -74,24 +74,23 @@ func (s accounts) List(ctx context.Context, after string, limit int) ([]account.
 }
 
 func (s accounts) SetState(ctx context.Context, id ids.Account, version int64, state account.State, j journal.Journal) error {
-	return s.update(ctx, `state`, string(state), id, version, j)
+	return s.update(ctx, `UPDATE accounts SET state = ?, version = version + 1, updated_at = ? WHERE id = ?`, string(state), id, version, j)
 }
 
 func (s accounts) SetPassword(ctx context.Context, id ids.Account, version int64, hash string, j journal.Journal) error {
-	return s.update(ctx, `password_hash`, hash, id, version, j)
+	return s.update(ctx, `UPDATE accounts SET password_hash = ?, version = version + 1, updated_at = ? WHERE id = ?`, hash, id, version, j)
 }
 
 // update changes one column at a version, and raises the version.
-func (s accounts) update(ctx context.Context, column, value string, id ids.Account, version int64, j journal.Journal) error {
-	if err := storable(column, value); err != nil {
+func (s accounts) update(ctx context.Context, query, value string, id ids.Account, version int64, j journal.Journal) error {
+	if err := storable("account", value); err != nil {
 		return err
 	}
 	return change(ctx, s.db, func(t *tx) error {
 		if err := t.accountAt(id, version); err != nil {
 			return err
 		}
-		if _, err := t.exec(`UPDATE accounts SET `+column+` = ?, version = version + 1, updated_at = ? WHERE id = ?`,
-			value, micros(t.now), string(id)); err != nil {
+		if _, err := t.exec(query, value, micros(t.now), string(id)); err != nil {
 			return err
 		}
 		_, err := t.commit(j)

@@ -18,7 +18,7 @@ func BenchmarkRotateBare(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer db.Close() //nolint:errcheck // the benchmark is over
+	defer db.Close()
 	db.SetMaxOpenConns(1)
 	for _, q := range []string{`CREATE TABLE s (id TEXT PRIMARY KEY, head INTEGER, hash BLOB, used INTEGER)`, `INSERT INTO s VALUES ('a', 1, x'00', 0)`} {
 		if _, err := db.Exec(q); err != nil {

@@ -39,7 +39,7 @@ func prepareFile(path string, create bool) error {
 	if err != nil {
 		return fmt.Errorf("sqlstore: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
+	defer f.Close()
 	info, err := f.Stat()
 	if err == nil && info.Mode().Perm()&0o077 != 0 {
 		err = f.Chmod(0o600)

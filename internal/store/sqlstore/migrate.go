@@ -11,8 +11,8 @@ import (
 )
 
 // The schema's versions, one file each, in order. Our own few lines instead of a migration library: two processes may
-// open a new file together, so the check and the change must be one transaction on the writer's connection, and the
-// server has 60 ms to start.
+// open a new file together, so the check and the change must be one transaction on the writer's connection, which in
+// memory is the only one.
 //
 //go:embed migrations/*.sql
 var migrations embed.FS

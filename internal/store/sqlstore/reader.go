@@ -29,6 +29,11 @@ func view[T any](ctx context.Context, db *DB, fn func(q queries, now time.Time) 
 	if db.memory { // one connection holds the whole database
 		return queued(ctx, db, true, func(t *tx) (T, error) { return fn(t, t.now) })
 	}
+	select {
+	case <-db.w.quit:
+		return zero, unavailable(errClosed)
+	default:
+	}
 	ctx, cancel := context.WithTimeout(ctx, db.timeout)
 	defer cancel()
 	v, err := fn(read{ctx, db.readers}, db.instant())
@@ -112,7 +117,7 @@ func collect[T any](q queries, scan func(scanner) (T, error), query string, args
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() //nolint:errcheck // Err is checked
+	defer rows.Close()
 	var all []T
 	for rows.Next() {
 		v, err := scan(rows)

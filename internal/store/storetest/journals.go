@@ -120,9 +120,9 @@ var journalCases = []testCase{
 		c, err := s.Clients.Get(s.ctx(), "app")
 		s.ok(err)
 		x := s.login(a, "app")
+		before := s.world(x.ID)
 		for _, change := range s.changes(a, c, x) {
 			for name, j := range broken(a) {
-				before := s.world(x.ID)
 				if change.call(j) == nil {
 					s.Fatalf("%s accepted %s", change.name, name)
 				}
