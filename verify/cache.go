@@ -19,13 +19,18 @@ const (
 type cache struct {
 	seed   maphash.Seed
 	mask   uint64
-	tags   []atomic.Uint64
-	places []atomic.Pointer[verified]
+	places []cachePlace
 
 	mu    sync.Mutex
 	limit int
 	bytes int
 	hand  uint64
+}
+
+// cachePlace is one place of the table; the tag is the hash of what is there, and may be stale for a moment.
+type cachePlace struct {
+	tag atomic.Uint64
+	at  atomic.Pointer[verified]
 }
 
 // cacheSlot is the cache's part of a verified token.
@@ -43,7 +48,7 @@ func newCache(limit int) *cache {
 	}
 	return &cache{
 		seed: maphash.MakeSeed(), mask: uint64(places/ways - 1), limit: limit - 16*places,
-		tags: make([]atomic.Uint64, places), places: make([]atomic.Pointer[verified], places),
+		places: make([]cachePlace, places),
 	}
 }
 
@@ -52,11 +57,12 @@ func (c *cache) hash(token string) uint64 { return maphash.String(c.seed, token)
 // get finds the token's entry, or nil.
 func (c *cache) get(hash uint64, token string) *verified {
 	base := (hash & c.mask) * ways
-	for i := base; i < base+ways; i++ {
-		if c.tags[i].Load() != hash {
+	set := c.places[base : base+ways]
+	for i := range set {
+		if set[i].tag.Load() != hash {
 			continue
 		}
-		if t := c.places[i].Load(); t != nil && t.slot.text == token {
+		if t := set[i].at.Load(); t != nil && t.slot.text == token {
 			if !t.slot.used.Load() {
 				t.slot.used.Store(true)
 			}
@@ -79,7 +85,7 @@ func (c *cache) put(hash uint64, token string, t *verified, expired int64) {
 	base := (hash & c.mask) * ways
 	at, best := base, 0
 	for i := base; i < base+ways; i++ {
-		other := c.places[i].Load()
+		other := c.places[i].at.Load()
 		worth := 0
 		switch {
 		case other == nil:
@@ -99,8 +105,8 @@ func (c *cache) put(hash uint64, token string, t *verified, expired int64) {
 		at = base + hash>>61
 	}
 	c.clear(at)
-	c.places[at].Store(t)
-	c.tags[at].Store(hash)
+	c.places[at].at.Store(t)
+	c.places[at].tag.Store(hash)
 	c.bytes += t.slot.bytes
 	for range sweepStep {
 		if other := c.turn(); other != nil && other.exp <= expired {
@@ -117,13 +123,13 @@ func (c *cache) put(hash uint64, token string, t *verified, expired int64) {
 // turn moves the hand to the next place and gives what is there.
 func (c *cache) turn() *verified {
 	c.hand = (c.hand + 1) % uint64(len(c.places))
-	return c.places[c.hand].Load()
+	return c.places[c.hand].at.Load()
 }
 
 // clear empties a place; the lock is held.
 func (c *cache) clear(at uint64) {
-	if t := c.places[at].Swap(nil); t != nil {
-		c.tags[at].Store(0)
+	if t := c.places[at].at.Swap(nil); t != nil {
+		c.places[at].tag.Store(0)
 		c.bytes -= t.slot.bytes
 	}
 }
@@ -137,7 +143,7 @@ func (c *cache) drop(t *verified) {
 	defer c.mu.Unlock()
 	base := (t.slot.hash & c.mask) * ways
 	for i := base; i < base+ways; i++ {
-		if c.places[i].Load() == t {
+		if c.places[i].at.Load() == t {
 			c.clear(i)
 			return
 		}

@@ -28,7 +28,7 @@ func (v *Verifier) CacheUse() (bytes, tokens, limit int) {
 	v.cache.mu.Lock()
 	defer v.cache.mu.Unlock()
 	for i := range v.cache.places {
-		if v.cache.places[i].Load() != nil {
+		if v.cache.places[i].at.Load() != nil {
 			tokens++
 		}
 	}

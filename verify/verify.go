@@ -179,15 +179,17 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 }
 
 // verified is a token whose signature was found good, with all that later calls need, computed once.
+// What every call reads stands together at the front.
 type verified struct {
-	claims        Claims
+	slot          cacheSlot
+	exp, nbf, iat int64
 	key           *Key
 	subject       Subject
-	exp, nbf, iat int64
-	slot          cacheSlot
+	claims        Claims
 }
 
-// open reads the token and checks its signature; nothing that it says is believed before that.
+// open reads the token, checks its signature, and then what no later call can change. Nothing that the token says is believed
+// before its signature is.
 func (v *Verifier) open(ctx context.Context, token string) (*verified, error) {
 	parts, err := split(token)
 	if err != nil {
@@ -207,6 +209,13 @@ func (v *Verifier) open(ctx context.Context, token string) (*verified, error) {
 	t := &verified{key: key}
 	if err := readClaims(t, parts.payload, v.foreign); err != nil {
 		return nil, err
+	}
+	// The cache is this verifier's own, and neither its issuer nor its audiences ever change: once is enough.
+	if t.claims.Issuer != v.issuer {
+		return nil, ErrIssuer
+	}
+	if !v.anyAudience && !v.addressed(t.claims.Audience) {
+		return nil, ErrAudience
 	}
 	if v.revocations != nil {
 		t.subject = subjectOf(v.issuer, t)
@@ -242,14 +251,8 @@ func (v *Verifier) keyStillServed(ctx context.Context, t *verified) (bool, error
 	return key == t.key || key.equal(t.key), nil
 }
 
-// judge checks all that may change between two calls, and what is specific to this verifier.
+// judge checks all that may change between two calls.
 func (v *Verifier) judge(t *verified) (*Claims, error) {
-	if t.claims.Issuer != v.issuer {
-		return nil, ErrIssuer
-	}
-	if !v.anyAudience && !v.addressed(t.claims.Audience) {
-		return nil, ErrAudience
-	}
 	now := v.now().Unix()
 	switch {
 	case now >= t.exp+v.skew:
