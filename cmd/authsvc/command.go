@@ -38,7 +38,7 @@ type action func(*call) error
 
 // A call is one run of a command.
 type call struct {
-	ctx    context.Context //nolint:containedctx // the call is the request
+	ctx    context.Context // the call is the request
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
@@ -235,7 +235,7 @@ const maxPassword = 4096
 // password reads a new password: twice without echo from a terminal, otherwise one line from stdin. It never comes from
 // the command line, where every process of the machine could read it.
 func (r *call) password() (string, error) {
-	if f, ok := r.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits
+	if f, ok := r.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		first, err := r.ask(f, "New password: ")
 		if err != nil {
 			return "", err
@@ -264,7 +264,7 @@ func (r *call) password() (string, error) {
 
 func (r *call) ask(f *os.File, prompt string) (string, error) {
 	fmt.Fprint(r.stderr, prompt)
-	text, err := term.ReadPassword(int(f.Fd())) //nolint:gosec // a descriptor fits
+	text, err := term.ReadPassword(int(f.Fd()))
 	fmt.Fprintln(r.stderr)
 	return string(text), err
 }

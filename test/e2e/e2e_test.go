@@ -60,6 +60,9 @@ func TestScripts(t *testing.T) {
 			"begin":        begin,
 			"exits":        exits,
 			"capture":      capture,
+			"ready":        ready,
+			"login":        login,
+			"active":       active,
 		},
 	})
 }
