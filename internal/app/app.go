@@ -143,7 +143,7 @@ func logger(c config.Log, w io.Writer) *slog.Logger {
 	}
 	o := &slog.HandlerOptions{Level: level}
 	f, isFile := w.(*os.File)
-	if c.Format == "text" || c.Format == "auto" && isFile && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits
+	if c.Format == "text" || c.Format == "auto" && isFile && term.IsTerminal(int(f.Fd())) {
 		return slog.New(slog.NewTextHandler(w, o))
 	}
 	return slog.New(slog.NewJSONHandler(w, o))
@@ -442,7 +442,7 @@ func (a *App) drain() {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := a.http.Shutdown(ctx); err != nil {
-			_ = a.http.Close() //nolint:errcheck // the time is over
+			_ = a.http.Close()
 		}
 	})
 	wg.Go(func() {
@@ -456,7 +456,7 @@ func (a *App) drain() {
 	})
 	wg.Wait()
 	if err := a.ops.Shutdown(ctx); err != nil {
-		_ = a.ops.Close() //nolint:errcheck // the time is over
+		_ = a.ops.Close()
 	}
 }
 

@@ -133,7 +133,7 @@ func devSecrets(dir string) (first bool, err error) {
 
 // devIssuerOf keeps the issuer of the first start, since every token carries it.
 func devIssuerOf(path, asked, url string) (string, error) {
-	kept, err := os.ReadFile(path) //nolint:gosec // a file of the dev folder
+	kept, err := os.ReadFile(path)
 	if err == nil {
 		issuer := strings.TrimSpace(string(kept))
 		if asked != "" && asked != issuer {
@@ -161,7 +161,7 @@ func (a *App) demo(ctx context.Context, path string) (demo, error) {
 		d = demo{Username: "demo", Password: ids.Secret()[:24], PublicClientID: ids.New[ids.Client](), ServiceClientID: ids.New[ids.Client](),
 			ServiceClientSecret: ids.Secret(), Audience: "https://demo-api.example"}
 		var content []byte
-		if content, err = json.MarshalIndent(d, "", "  "); err == nil {
+		if content, err = json.MarshalIndent(d, "", "  "); err == nil { //nolint:gosec // the demo's password is what this file is for
 			err = writeWhole(path, append(content, '\n'))
 		}
 	}

@@ -93,11 +93,11 @@ func readSecret(path string, into any) error {
 	if info.Mode().Perm()&0o077 != 0 {
 		return fmt.Errorf("%s: mode is %04o; a key file must be readable by its owner alone (chmod 600)", path, info.Mode().Perm())
 	}
-	f, err := os.Open(path) //nolint:gosec // the operator's own path
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	d := json.NewDecoder(f)
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {

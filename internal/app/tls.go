@@ -41,7 +41,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if time.Since(c.on) >= lookEvery {
 		c.on = time.Now()
 		if at, err := c.times(); err == nil && at != c.at {
-			_ = c.load() //nolint:errcheck // the pair in hand stays
+			_ = c.load()
 		}
 	}
 	return c.kp, nil

@@ -27,7 +27,7 @@ var ErrMalformed = errors.New("ids: not the base64url of 16 bytes")
 // New gives a fresh identifier.
 func New[T ~string]() T {
 	var b [16]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never returns an error; it crashes the process instead (Go 1.24)
+	rand.Read(b[:])
 	return From[T](b)
 }
 
@@ -49,12 +49,12 @@ func Bytes[T ~string](id T) ([16]byte, error) {
 // Secret gives 256 random bits as text, for client secrets and bootstrap passwords.
 func Secret() string {
 	var b [32]byte
-	rand.Read(b[:]) //nolint:errcheck // see New
+	rand.Read(b[:])
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // Random fills b with random bytes, for keys and session secrets.
-func Random(b []byte) { rand.Read(b) } //nolint:errcheck // see New
+func Random(b []byte) { rand.Read(b) }
 
 // HashSecret is how a random secret is stored: SHA-256, since 256 random bits need no slow hash.
 func HashSecret(secret string) [32]byte { return sha256.Sum256([]byte(secret)) }

@@ -45,7 +45,7 @@ func parse(phc string) (hash, error) {
 	p, okP := cost(costs[2], "p=", 8)
 	salt, errSalt := base64.RawStdEncoding.Strict().DecodeString(parts[4])
 	key, errKey := base64.RawStdEncoding.Strict().DecodeString(parts[5])
-	h := hash{params: Params{MemoryKiB: uint32(m), Time: uint32(t), Threads: uint8(p)}, salt: salt, key: key} //nolint:gosec // cost bounds them
+	h := hash{params: Params{MemoryKiB: uint32(m), Time: uint32(t), Threads: uint8(p)}, salt: salt, key: key}
 	if !okM || !okT || !okP || errSalt != nil || errKey != nil || len(salt) < 8 || len(salt) > 64 || len(key) < 16 || len(key) > 64 ||
 		h.params.check() != nil || h.encode() != phc {
 		return hash{}, ErrHash
@@ -61,7 +61,7 @@ func cost(s, prefix string, bits int) (uint64, bool) {
 
 // compute runs argon2id (RFC 9106) over a password in its normal form.
 func compute(normal string, p Params, salt []byte, length int) []byte {
-	return argon2.IDKey([]byte(normal), salt, p.Time, p.MemoryKiB, p.Threads, uint32(length)) //nolint:gosec // at most 64
+	return argon2.IDKey([]byte(normal), salt, p.Time, p.MemoryKiB, p.Threads, uint32(length))
 }
 
 func (h hash) matches(normal string) bool {

@@ -107,7 +107,6 @@ type past struct {
 	owner uint8
 	quiet uint8 // ticks since the head last moved
 	floor uint8 // below it, every generation was out of use before a whole window passed without a move
-	moves uint8
 }
 
 // pastModel gives the story of a history after which a copy of some old token gets less than it should: theft must be

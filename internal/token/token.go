@@ -18,23 +18,6 @@ import (
 // MaxTTL is the longest that an access token may live; the revocation log and the retirement of keys count on it.
 const MaxTTL = 15 * time.Minute
 
-// Config is the section "token" of the configuration.
-type Config struct {
-	// AccessTTL is how long an access token lives where its client sets nothing else. At most 15m. Default 5m.
-	AccessTTL time.Duration `yaml:"access_ttl"`
-}
-
-// DefaultConfig gives the values that hold where the configuration is silent.
-func DefaultConfig() Config { return Config{AccessTTL: 5 * time.Minute} }
-
-// Validate says what is wrong with the section.
-func (c Config) Validate() error {
-	if c.AccessTTL < time.Second || c.AccessTTL > MaxTTL {
-		return fmt.Errorf("access_ttl is %v; it must lie between 1s and %v", c.AccessTTL, MaxTTL)
-	}
-	return nil
-}
-
 // Options of a Minter.
 type Options struct {
 	Keys   *keys.Ring // required

@@ -21,7 +21,7 @@ import (
 )
 
 // binary is built once for all tests of this package.
-var binary string //nolint:gochecknoglobals // TestMain has no other way to hand it on
+var binary string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "authsvc")
 		build := exec.Command("go", "build", "-o", binary, "../../cmd/authsvc")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -168,7 +168,7 @@ func try(ctx context.Context, method, url, auth string, body any) (a answer, err
 	if err != nil {
 		return a, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
 	a = answer{code: resp.StatusCode, header: resp.Header, raw: string(raw)}
 	_ = json.Unmarshal(raw, &a.json)

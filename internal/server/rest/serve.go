@@ -227,7 +227,7 @@ func grpcTimeout(s string) (time.Duration, bool) {
 	}{{'H', time.Hour}, {'M', time.Minute}, {'S', time.Second}, {'m', time.Millisecond}, {'u', time.Microsecond}, {'n', time.Nanosecond}}
 	for _, u := range units {
 		if s[len(s)-1] == u.letter {
-			return min(time.Duration(n), MaxTimeout/u.unit+1) * u.unit, true //nolint:gosec // 8 digits
+			return min(time.Duration(n), MaxTimeout/u.unit+1) * u.unit, true
 		}
 	}
 	return 0, false

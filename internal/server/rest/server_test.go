@@ -40,7 +40,7 @@ func say(t *testing.T, addr, text string) (code int, header http.Header, closed 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // a test's own connection
+	defer conn.Close()
 	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestHTTP2OverTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // a test's own body
+	defer resp.Body.Close()
 	if got := fmt.Sprint(resp.ProtoMajor, " ", resp.StatusCode); got != "2 200" {
 		t.Errorf("answered %s, want 2 200", got)
 	}

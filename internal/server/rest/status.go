@@ -61,7 +61,7 @@ func statusOf(err error) *statuspb.Status {
 		return st.Proto()
 	}
 	f = fault.From(err)
-	st := &statuspb.Status{Code: int32(codeOf(f.Kind)), Message: f.Message} //nolint:gosec // a code is below 17
+	st := &statuspb.Status{Code: int32(codeOf(f.Kind)), Message: f.Message}
 	attach(st, &errdetails.ErrorInfo{Reason: string(f.Reason), Domain: domain, Metadata: f.Meta})
 	if len(f.Violations) > 0 {
 		bad := &errdetails.BadRequest{}
@@ -132,7 +132,7 @@ func (d *door) fail(ctx context.Context, w http.ResponseWriter, in *inbound, err
 func (d *door) failAs(ctx context.Context, w http.ResponseWriter, in *inbound, err error, code int) {
 	st := statusOf(err)
 	known, seen := public(st)
-	if _, isStatus := status.FromError(err); !seen || !isStatus && codes.Code(st.GetCode()) == codes.Internal { //nolint:gosec // a code
+	if _, isStatus := status.FromError(err); !seen || !isStatus && codes.Code(st.GetCode()) == codes.Internal {
 		// A service's interceptor has logged what it made Internal itself; what comes raw is logged here.
 		d.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String("request_id", in.requestID), slog.Any("error", err))
 	}
@@ -141,7 +141,7 @@ func (d *door) failAs(ctx context.Context, w http.ResponseWriter, in *inbound, e
 		attach(st, &errdetails.RequestInfo{RequestId: in.requestID})
 	}
 	if code == 0 {
-		code = runtime.HTTPStatusFromCode(codes.Code(st.GetCode())) //nolint:gosec // from a status
+		code = runtime.HTTPStatusFromCode(codes.Code(st.GetCode()))
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
@@ -175,7 +175,7 @@ func public(st *statuspb.Status) (a answer, seen bool) {
 	seen = true
 	a.status = &statuspb.Status{Code: st.GetCode(), Message: st.GetMessage()}
 	internal := false
-	switch codes.Code(st.GetCode()) { //nolint:gosec // from a status
+	switch codes.Code(st.GetCode()) {
 	case codes.Internal, codes.Unknown, codes.DataLoss, codes.OK:
 		internal = true
 		a.status.Code, a.status.Message = int32(codes.Internal), "internal error"

@@ -44,5 +44,5 @@ func (s sessionServer) RevokeAllSessions(ctx context.Context, r *authsvcv1.Revok
 	if err != nil {
 		return nil, err
 	}
-	return &authsvcv1.RevokeAllSessionsResponse{RevokedCount: int32(n)}, nil //nolint:gosec // at most the session cap of one account
+	return &authsvcv1.RevokeAllSessionsResponse{RevokedCount: int32(n)}, nil
 }
