@@ -70,7 +70,7 @@ func (r Rule) check() error {
 	case set > 1:
 		return errors.New("more than one of Public, Optional, Authenticated, User and Client")
 	case r.Public && len(r.Scopes) > 0:
-		return errors.New("Public excludes Scopes")
+		return errors.New("a public rule has no scopes")
 	}
 	for _, s := range r.Scopes {
 		if s == "" || strings.ContainsAny(s, " \t\"\\") {

@@ -133,13 +133,4 @@ func run(t *testing.T, v *verify.Verifier, attacks []attack) {
 	}
 }
 
-func mustJSON(t testing.TB, v any) string {
-	t.Helper()
-	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
 func numbered(format string, n int) string { return fmt.Sprintf(format, n) }

@@ -12,11 +12,12 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"google.golang.org/grpc"
@@ -24,6 +25,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/stats"
 
 	"github.com/authsvc/authsvc/gen/openapi"
 	"github.com/authsvc/authsvc/internal/config"
@@ -76,18 +78,19 @@ func (d *Doors) Close() (err error) {
 
 // App is the assembled service.
 type App struct {
-	cfg    config.Config
-	log    *slog.Logger
-	doors  *Doors
-	now    func() time.Time
-	db     *sqlstore.DB
-	meter  *metrics
-	ring   *keys.Ring
-	list   *verify.List
-	tail   *revocation.Log
-	hasher *password.Hasher
-	thr    *limit.Throttle
-	pulse  *service.Pulse
+	cfg       config.Config
+	log       *slog.Logger
+	doors     *Doors
+	now       func() time.Time
+	db        *sqlstore.DB
+	meter     *metrics
+	telemetry *telemetry
+	ring      *keys.Ring
+	list      *verify.List
+	tail      *revocation.Log
+	hasher    *password.Hasher
+	thr       *limit.Throttle
+	pulse     *service.Pulse
 
 	refreshKeys *session.RefreshKeys
 	clients     *service.Clients
@@ -111,6 +114,7 @@ const (
 
 // New assembles the service in numbered steps; nothing runs before Run.
 func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer) (_ *App, err error) {
+	limitMemory()
 	a := &App{cfg: cfg, doors: doors, now: time.Now, log: logger(cfg.Log, stderr)}
 	defer func() {
 		if err != nil && a.db != nil {
@@ -118,16 +122,16 @@ func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer)
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		a.openMetrics, // 1. so that everything after can count
-		a.openStore,   // 2. the authority
-		a.openSecrets, // 3. key files; wrong ones stop here
-		a.buildTail,   // 4. the revocation log and the list in memory
-		a.buildKeys,   // 5. the ring; an empty database gets its keys
-		a.buildCore,   // 6. the use cases
-		a.buildGRPC,   // 7. the gRPC door
-		a.buildHTTP,   // 8. REST and OAuth
-		a.buildOps,    // 9. health and metrics
-		a.buildGauges, // 10. figures read when somebody looks
+		a.openTelemetry, // 1. so that everything after can count
+		a.openStore,     // 2. the authority
+		a.openSecrets,   // 3. key files; wrong ones stop here
+		a.buildTail,     // 4. the revocation log and the list in memory
+		a.buildKeys,     // 5. the ring; an empty database gets its keys
+		a.buildCore,     // 6. the use cases
+		a.buildGRPC,     // 7. the gRPC door
+		a.buildHTTP,     // 8. REST and OAuth
+		a.buildOps,      // 9. health and metrics
+		a.buildGauges,   // 10. figures read when somebody looks
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -149,9 +153,19 @@ func logger(c config.Log, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, o))
 }
 
-func (a *App) openMetrics(context.Context) (err error) {
-	a.meter, err = newMetrics()
+func (a *App) openTelemetry(ctx context.Context) (err error) {
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { a.log.Warn("telemetry is not delivered", "error", err) }))
+	if a.telemetry, err = newTelemetry(ctx, a.cfg.Telemetry); err != nil {
+		return err
+	}
+	a.meter, err = newMetrics(a.telemetry.readers...)
 	return err
+}
+
+// observed is the stats handler of both ways into the pipeline.
+func (a *App) observed() stats.Handler {
+	return otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(a.meter.provider), otelgrpc.WithTracerProvider(a.telemetry.tracer),
+		otelgrpc.WithPropagators(propagation.TraceContext{}))
 }
 
 func (a *App) openStore(ctx context.Context) (err error) {
@@ -245,7 +259,7 @@ func (a *App) buildGRPC(context.Context) error {
 	if conf != nil {
 		creds = credentials.NewTLS(conf)
 	}
-	a.grpc = rpc.NewServer(creds, otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(a.meter.provider)))
+	a.grpc = rpc.NewServer(creds, a.observed())
 	a.health = health.NewServer()
 	a.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	healthv1.RegisterHealthServer(a.grpc, a.health)
@@ -266,7 +280,7 @@ func (a *App) buildHTTP(context.Context) error {
 		return err
 	}
 	door.Register(a.grpc)
-	channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: direct, Stats: otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(a.meter.provider))})
+	channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: direct, Stats: a.observed()})
 	if err != nil {
 		return err
 	}
@@ -379,127 +393,10 @@ func RunConfig(ctx context.Context, cfg config.Config, stderr io.Writer) (err er
 	return a.Run(ctx, func() error { return nil })
 }
 
-// Run serves until ctx ends, then drains: no new work is taken, what was begun is finished. It calls listening once all
-// doors answer, and is ready after that.
-func (a *App) Run(ctx context.Context, listening func() error) error {
-	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
-	failed := make(chan error, 16)
-	start := func(what string, run func(context.Context) error) {
-		wg.Go(func() {
-			if err := run(loops); err != nil && loops.Err() == nil {
-				a.log.Error("a part of the service stopped", "part", what, "error", err)
-				failed <- err
-			}
-		})
-	}
-	start("revocation log", a.tail.Run)
-	start("keys", a.ring.Run)
-	start("pulse", a.pulse.Run)
-	start("clients", a.followClients)
-	start("cleaning", a.clean)
-	start("gRPC", func(context.Context) error { return a.grpc.Serve(a.doors.GRPC) })
-	start("HTTP", func(context.Context) error { return serveHTTP(a.http, a.doors.HTTP) })
-	start("ops", func(context.Context) error { return serveHTTP(a.ops, a.doors.Ops) })
-	err := listening()
-	if err == nil {
-		a.state.Store(serving)
-		a.health.Resume()
-		a.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
-		a.log.Info("serving", "issuer", a.cfg.Issuer, "http", a.doors.HTTP.Addr().String(), "grpc", a.doors.GRPC.Addr().String(), "ops", a.doors.Ops.Addr().String())
-		select {
-		case <-ctx.Done():
-		case err = <-failed:
-		}
-	}
-	a.drain()
-	stop()
-	wg.Wait()
-	return err
-}
-
-func serveHTTP(s *http.Server, l net.Listener) (err error) {
-	if s.TLSConfig != nil {
-		err = s.ServeTLS(l, "", "") // the pair comes from TLSConfig.GetCertificate
-	} else {
-		err = s.Serve(l)
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
-}
-
-// drainFor bounds the drain; a call takes at most service.DecisionTimeout to decide.
-const drainFor = 15 * time.Second
-
-func (a *App) drain() {
-	a.state.Store(draining)
-	a.health.Shutdown()
-	a.log.Info("draining")
-	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
-	defer cancel()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := a.http.Shutdown(ctx); err != nil {
-			_ = a.http.Close()
-		}
-	})
-	wg.Go(func() {
-		done := make(chan struct{})
-		go func() { a.grpc.GracefulStop(); close(done) }()
-		select {
-		case <-done:
-		case <-ctx.Done():
-			a.grpc.Stop()
-		}
-	})
-	wg.Wait()
-	if err := a.ops.Shutdown(ctx); err != nil {
-		_ = a.ops.Close()
-	}
-}
-
-// followClients reads the clients again when their revision moves, so that what the CLI changes acts within a second.
-func (a *App) followClients(ctx context.Context) error {
-	return every(ctx, 250*time.Millisecond, func() {
-		if err := a.clients.Refresh(ctx); err != nil && ctx.Err() == nil {
-			a.log.Warn("clients cannot be read", "error", err)
-		}
-	})
-}
-
-// How long what has ended is kept, and how much one sweep touches.
-const (
-	keepSessions = 30 * 24 * time.Hour
-	keepAudit    = 90 * 24 * time.Hour
-	sweepRows    = 500
-)
-
-// clean deletes what is over, in small batches.
-func (a *App) clean(ctx context.Context) error {
-	return every(ctx, 10*time.Second, func() {
-		_, sessions := a.db.Sessions().Sweep(ctx, keepSessions, sweepRows)
-		_, log := a.db.Revocations().Sweep(ctx, sweepRows)
-		_, audit := a.db.Audit().Prune(ctx, keepAudit, sweepRows)
-		if err := errors.Join(sessions, log, audit); err != nil && ctx.Err() == nil {
-			a.log.Warn("cleaning failed; it is tried again", "error", err)
-		}
-	})
-}
-
-func every(ctx context.Context, d time.Duration, do func()) error {
-	tick := time.NewTicker(d)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			do()
-		}
-	}
-}
-
 // Close closes the store. Run has ended by then, or never began.
-func (a *App) Close() error { return errors.Join(a.doors.Close(), a.db.Close()) }
+func (a *App) Close() error {
+	if err := a.telemetry.close(a.meter); err != nil {
+		a.log.Warn("the last telemetry was not delivered", "error", err)
+	}
+	return errors.Join(a.doors.Close(), a.db.Close())
+}

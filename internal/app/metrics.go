@@ -22,14 +22,14 @@ type metrics struct {
 	outcomes                                               map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
 }
 
-func newMetrics() (*metrics, error) {
+func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	exporter, err := otelprom.New(otelprom.WithRegisterer(registry), otelprom.WithoutScopeInfo(), otelprom.WithoutTargetInfo())
 	if err != nil {
 		return nil, err
 	}
-	m := &metrics{provider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)),
+	m := &metrics{provider: sdkmetric.NewMeterProvider(append(also, sdkmetric.WithReader(exporter))...),
 		handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), outcomes: map[string]metric.MeasurementOption{}}
 	meter := m.provider.Meter("github.com/authsvc/authsvc")
 	for _, c := range []struct {

@@ -34,6 +34,8 @@ type Config struct {
 	Session Session `yaml:"session"`
 	// Log says what is logged, and how.
 	Log Log `yaml:"log"`
+	// Telemetry says where traces and metrics are sent, beside /metrics.
+	Telemetry Telemetry `yaml:"telemetry"`
 }
 
 // Listener is one address and its TLS.
@@ -104,15 +106,26 @@ type Log struct {
 	Format string `yaml:"format"`
 }
 
+// Telemetry says where traces and metrics are sent by OTLP over gRPC.
+type Telemetry struct {
+	// Endpoint is the collector's host:port; nothing is sent if empty.
+	Endpoint string `yaml:"endpoint"`
+	// Insecure sends without TLS; only to a loopback address.
+	Insecure bool `yaml:"insecure"`
+	// SampleRatio is the share of traces that begin here, from 0 to 1; a caller's own decision is followed.
+	SampleRatio float64 `yaml:"sample_ratio"`
+}
+
 // Default is the configuration before the file is read.
 func Default() Config {
 	return Config{
-		HTTP:     Listener{Address: "127.0.0.1:8080"},
-		GRPC:     GRPC{Listener: Listener{Address: "127.0.0.1:9090"}},
-		Ops:      Ops{Address: "127.0.0.1:9091"},
-		Keys:     keys.DefaultConfig(),
-		Password: password.DefaultConfig(),
-		Session:  Session{MaxPerAccount: 100},
-		Log:      Log{Level: "info", Format: "auto"},
+		HTTP:      Listener{Address: "127.0.0.1:8080"},
+		GRPC:      GRPC{Listener: Listener{Address: "127.0.0.1:9090"}},
+		Ops:       Ops{Address: "127.0.0.1:9091"},
+		Keys:      keys.DefaultConfig(),
+		Password:  password.DefaultConfig(),
+		Session:   Session{MaxPerAccount: 100},
+		Log:       Log{Level: "info", Format: "auto"},
+		Telemetry: Telemetry{SampleRatio: 0.01},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"reflect"
 	"slices"
@@ -291,6 +292,12 @@ func set(into reflect.Value, text string) error {
 			return errors.New("is not a whole number in range, zero or more")
 		}
 		into.SetUint(n)
+	case into.CanFloat():
+		f, err := strconv.ParseFloat(text, into.Type().Bits())
+		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			return errors.New("is not a number such as 0.01")
+		}
+		into.SetFloat(f)
 	default:
 		return fmt.Errorf("the type %s cannot be set", into.Type())
 	}

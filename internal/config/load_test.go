@@ -149,7 +149,7 @@ func TestLoadReportsAllProblemsTogether(t *testing.T) {
 	}
 }
 
-func TestLoadRepeatsNoValue(t *testing.T) {
+func TestR63LoadRepeatsNoValue(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2hunter2"
 	for _, text := range []string{"issuer: [" + secret + "]", "keys: {prepublish: " + secret + "}", "session: {max_per_account: " + secret + "}",

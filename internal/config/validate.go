@@ -51,7 +51,21 @@ func (c Config) Validate() error {
 	}
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "auto", "json", "text")
+	p.telemetry(c.Telemetry)
 	return errors.Join(p...)
+}
+
+func (p *problems) telemetry(c Telemetry) {
+	if c.Endpoint != "" {
+		if host, ok := p.address("telemetry.endpoint", c.Endpoint); ok && c.Insecure && !loopback(host) {
+			p.add("telemetry.insecure", "would send traces in the clear to %s: only a loopback address may", host)
+		}
+	} else if c.Insecure {
+		p.add("telemetry.insecure", "says how to reach telemetry.endpoint, which is not set")
+	}
+	if c.SampleRatio < 0 || c.SampleRatio > 1 {
+		p.add("telemetry.sample_ratio", "is %v; it must be 0 to 1", c.SampleRatio)
+	}
 }
 
 // CheckIssuer says what is wrong with an issuer: it is an absolute https URL with nothing behind its path and no slash at

@@ -106,14 +106,14 @@ func TestValidateRefuses(t *testing.T) {
 		want   string
 	}{
 		{"no issuer", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "" }, "issuer: is required"},
-		{"an http issuer elsewhere", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "http://auth.example.com" }, "issuer: must begin with https://"},
-		{"a relative issuer", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "auth.example.com" }, "issuer: must be an absolute URL"},
-		{"an issuer with a slash at its end", func(_ *testing.T, c *config.Config, _ string) { c.Issuer += "/" }, "issuer: must not end with a slash"},
-		{"an issuer with a query", func(_ *testing.T, c *config.Config, _ string) { c.Issuer += "?a" }, "issuer: must not have a query"},
+		{"R11 an http issuer elsewhere", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "http://auth.example.com" }, "issuer: must begin with https://"},
+		{"R11 a relative issuer", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "auth.example.com" }, "issuer: must be an absolute URL"},
+		{"R11 an issuer with a slash at its end", func(_ *testing.T, c *config.Config, _ string) { c.Issuer += "/" }, "issuer: must not end with a slash"},
+		{"R11 an issuer with a query", func(_ *testing.T, c *config.Config, _ string) { c.Issuer += "?a" }, "issuer: must not have a query"},
 		{"an issuer with an empty query", func(_ *testing.T, c *config.Config, _ string) { c.Issuer += "?" }, "issuer: must not have a query"},
 		{"an issuer with a fragment", func(_ *testing.T, c *config.Config, _ string) { c.Issuer += "#a" }, "issuer: must not have a query or a fragment"},
 		{"an issuer with a user", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "https://u@example.com" }, "issuer: must not hold a user"},
-		{"an issuer in capitals", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "https://Example.com" }, "issuer: must be in lower case"},
+		{"R11 an issuer in capitals", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "https://Example.com" }, "issuer: must be in lower case"},
 		{"an issuer with a dotted path", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "https://example.com/a/../b" }, "issuer: is not in its normal form"},
 		{"another scheme", func(_ *testing.T, c *config.Config, _ string) { c.Issuer = "ftp://example.com" }, "issuer: must begin with https://"},
 		{"http for everyone without TLS", func(_ *testing.T, c *config.Config, _ string) { c.HTTP.Address = ":8080" }, "http.tls: is required"},
@@ -152,13 +152,13 @@ func TestValidateRefuses(t *testing.T) {
 		{"a network with host bits", func(_ *testing.T, c *config.Config, _ string) {
 			c.Gateway.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}
 		}, "gateway.trusted_proxies: 10.0.0.1/8 is not a network"},
-		{"trust in everyone", func(_ *testing.T, c *config.Config, _ string) {
+		{"R57 trust in everyone", func(_ *testing.T, c *config.Config, _ string) {
 			c.Gateway.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 		}, "gateway.trusted_proxies: 0.0.0.0/0 would let"},
-		{"an origin with a path", func(_ *testing.T, c *config.Config, _ string) { c.Gateway.CORSOrigins = []string{"https://a.example/"} }, "gateway.cors_origins"},
-		{"every origin", func(_ *testing.T, c *config.Config, _ string) { c.Gateway.CORSOrigins = []string{"*"} }, "gateway.cors_origins"},
-		{"the null origin", func(_ *testing.T, c *config.Config, _ string) { c.Gateway.CORSOrigins = []string{"null"} }, "gateway.cors_origins"},
-		{"origins by pattern", func(_ *testing.T, c *config.Config, _ string) {
+		{"G18 an origin with a path", func(_ *testing.T, c *config.Config, _ string) { c.Gateway.CORSOrigins = []string{"https://a.example/"} }, "gateway.cors_origins"},
+		{"G18 every origin", func(_ *testing.T, c *config.Config, _ string) { c.Gateway.CORSOrigins = []string{"*"} }, "gateway.cors_origins"},
+		{"G18 the null origin", func(_ *testing.T, c *config.Config, _ string) { c.Gateway.CORSOrigins = []string{"null"} }, "gateway.cors_origins"},
+		{"G18 origins by pattern", func(_ *testing.T, c *config.Config, _ string) {
 			c.Gateway.CORSOrigins = []string{"https://*.example.com"}
 		}, "gateway.cors_origins"},
 		{"a plain http origin", func(_ *testing.T, c *config.Config, _ string) { c.Gateway.CORSOrigins = []string{"http://a.example"} }, "gateway.cors_origins"},

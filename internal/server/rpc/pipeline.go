@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -86,7 +87,7 @@ func (d *Door) answer(ctx context.Context, method string, err error) error {
 	f := fault.From(err)
 	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
 		d.o.Logger.LogAttrs(ctx, slog.LevelError, "call failed", slog.String("method", method), slog.String("reason", string(f.Reason)),
-			slog.String("request_id", id), slog.Any("error", err))
+			slog.String("request_id", id), slog.String("trace_id", traceID(ctx)), slog.Any("error", err))
 	}
 	return toStatus(f, id)
 }
@@ -130,6 +131,14 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 		e.err = fault.New(fault.Invalid, fault.FieldInvalid, "the message is not a valid request")
 	}
 	return nil
+}
+
+// traceID is empty where the call belongs to no trace.
+func traceID(ctx context.Context) string {
+	if s := trace.SpanContextFromContext(ctx); s.HasTraceID() {
+		return s.TraceID().String()
+	}
+	return ""
 }
 
 type requestIDKey struct{}

@@ -62,6 +62,7 @@ func dsn(path string, busy time.Duration, writing bool) string {
 			q.Add("_pragma", "journal_mode(wal)")
 		}
 		q.Add("_pragma", "synchronous(full)")
+		q.Add("_pragma", "cache_size(-8192)") // KiB: the upper levels of the indexes of a million sessions
 		q.Add("_pragma", "journal_size_limit(67108864)")
 	} else {
 		q.Add("_pragma", "query_only(1)")

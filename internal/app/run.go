@@ -1,0 +1,134 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// Run serves until ctx ends, then drains: no new work is taken, what was begun is finished. It calls listening once all
+// doors answer, and is ready after that.
+func (a *App) Run(ctx context.Context, listening func() error) error {
+	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	failed := make(chan error, 16)
+	start := func(what string, run func(context.Context) error) {
+		wg.Go(func() {
+			if err := run(loops); err != nil && loops.Err() == nil {
+				a.log.Error("a part of the service stopped", "part", what, "error", err)
+				failed <- err
+			}
+		})
+	}
+	start("revocation log", a.tail.Run)
+	start("keys", a.ring.Run)
+	start("pulse", a.pulse.Run)
+	start("clients", a.followClients)
+	start("cleaning", a.clean)
+	start("gRPC", func(context.Context) error { return a.grpc.Serve(a.doors.GRPC) })
+	start("HTTP", func(context.Context) error { return serveHTTP(a.http, a.doors.HTTP) })
+	start("ops", func(context.Context) error { return serveHTTP(a.ops, a.doors.Ops) })
+	err := listening()
+	if err == nil {
+		a.state.Store(serving)
+		a.health.Resume()
+		a.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+		a.log.Info("serving", "issuer", a.cfg.Issuer, "http", a.doors.HTTP.Addr().String(), "grpc", a.doors.GRPC.Addr().String(), "ops", a.doors.Ops.Addr().String())
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		}
+	}
+	a.drain()
+	stop()
+	wg.Wait()
+	return err
+}
+
+func serveHTTP(s *http.Server, l net.Listener) (err error) {
+	if s.TLSConfig != nil {
+		err = s.ServeTLS(l, "", "") // the pair comes from TLSConfig.GetCertificate
+	} else {
+		err = s.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// drainFor bounds the drain; a call takes at most service.DecisionTimeout to decide.
+const drainFor = 15 * time.Second
+
+func (a *App) drain() {
+	a.state.Store(draining)
+	a.health.Shutdown()
+	a.log.Info("draining")
+	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := a.http.Shutdown(ctx); err != nil {
+			_ = a.http.Close()
+		}
+	})
+	wg.Go(func() {
+		done := make(chan struct{})
+		go func() { a.grpc.GracefulStop(); close(done) }()
+		select {
+		case <-done:
+		case <-ctx.Done():
+			a.grpc.Stop()
+		}
+	})
+	wg.Wait()
+	if err := a.ops.Shutdown(ctx); err != nil {
+		_ = a.ops.Close()
+	}
+}
+
+// followClients reads the clients again when their revision moves, so that what the CLI changes acts within a second.
+func (a *App) followClients(ctx context.Context) error {
+	return every(ctx, 250*time.Millisecond, func() {
+		if err := a.clients.Refresh(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("clients cannot be read", "error", err)
+		}
+	})
+}
+
+// How long what has ended is kept, and how much one sweep touches.
+const (
+	keepSessions = 30 * 24 * time.Hour
+	keepAudit    = 90 * 24 * time.Hour
+	sweepRows    = 500
+)
+
+// clean deletes what is over, in small batches.
+func (a *App) clean(ctx context.Context) error {
+	return every(ctx, 10*time.Second, func() {
+		_, sessions := a.db.Sessions().Sweep(ctx, keepSessions, sweepRows)
+		_, log := a.db.Revocations().Sweep(ctx, sweepRows)
+		_, audit := a.db.Audit().Prune(ctx, keepAudit, sweepRows)
+		if err := errors.Join(sessions, log, audit); err != nil && ctx.Err() == nil {
+			a.log.Warn("cleaning failed; it is tried again", "error", err)
+		}
+	})
+}
+
+func every(ctx context.Context, d time.Duration, do func()) error {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			do()
+		}
+	}
+}
