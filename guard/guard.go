@@ -68,7 +68,7 @@ func (r Rule) check() error {
 	}
 	switch {
 	case set > 1:
-		return errors.New("more than one of Public, Optional, Authenticated, User and Client")
+		return errors.New("has more than one of Public, Optional, Authenticated, User and Client")
 	case r.Public && len(r.Scopes) > 0:
 		return errors.New("a public rule has no scopes")
 	}

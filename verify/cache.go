@@ -36,9 +36,9 @@ type cachePlace struct {
 // cacheSlot is the cache's part of a verified token.
 type cacheSlot struct {
 	text  string
+	used  atomic.Bool
 	hash  uint64
 	bytes int
-	used  atomic.Bool
 }
 
 func newCache(limit int) *cache {

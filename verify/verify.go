@@ -181,9 +181,9 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 // verified is a token whose signature was found good, with all that later calls need, computed once.
 // What every call reads stands together at the front.
 type verified struct {
-	slot          cacheSlot
 	exp, nbf, iat int64
 	key           *Key
+	slot          cacheSlot
 	subject       Subject
 	claims        Claims
 }
