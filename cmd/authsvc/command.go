@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -130,20 +131,53 @@ func (c command) check(r *call) error {
 	return nil
 }
 
-// interleaved parses flags that stand before, between and behind the arguments; after -- there are only arguments.
+// interleaved parses flags that stand before, between and behind the arguments; after -- there are only arguments. An
+// argument that looks like one of our ids is one even if it begins with a dash, as one in 64 does.
 func interleaved(flags *flag.FlagSet, args []string) (rest []string, err error) {
 	for {
-		if err := flags.Parse(args); err != nil {
+		end := len(args)
+		if i := slices.Index(args, "--"); i >= 0 {
+			end = i
+		}
+		id := slices.IndexFunc(args[:end], dashedID)
+		if id > 0 && takesValue(flags, args[id-1]) {
+			id = -1
+		}
+		now := args
+		if id >= 0 {
+			now = args[:id]
+		}
+		if err := flags.Parse(now); err != nil {
 			return nil, err
 		}
-		if flags.NArg() == 0 {
+		switch at := len(now) - flags.NArg(); {
+		case flags.NArg() > 0 && at > 0 && now[at-1] == "--":
+			return append(rest, flags.Args()...), nil
+		case flags.NArg() > 0:
+			rest, args = append(rest, flags.Arg(0)), args[at+1:]
+		case id >= 0:
+			rest, args = append(rest, args[id]), args[id+1:]
+		default:
 			return rest, nil
 		}
-		if at := len(args) - flags.NArg(); at > 0 && args[at-1] == "--" {
-			return append(rest, flags.Args()...), nil
-		}
-		rest, args = append(rest, flags.Arg(0)), flags.Args()[1:]
 	}
+}
+
+// dashedID reports the text of 16 or 32 bytes in base64url that begins with a dash.
+func dashedID(arg string) bool {
+	return (len(arg) == 22 || len(arg) == 43) && arg[0] == '-' && !strings.ContainsFunc(arg, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+	})
+}
+
+// takesValue reports whether arg is a flag whose value is the next argument.
+func takesValue(flags *flag.FlagSet, arg string) bool {
+	f := flags.Lookup(strings.TrimLeft(arg, "-"))
+	if f == nil || arg[0] != '-' {
+		return false
+	}
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return !ok || !b.IsBoolFlag()
 }
 
 func (c command) help(w io.Writer, flags *flag.FlagSet) {

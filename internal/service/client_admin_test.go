@@ -74,7 +74,7 @@ func events(t *testing.T, db *sqlstore.DB) []string {
 	return out
 }
 
-func TestAConfidentialClientsSecretIsGivenOnceAndWorks(t *testing.T) {
+func TestR55AConfidentialClientsSecretIsGivenOnceAndStoredHashed(t *testing.T) {
 	t.Parallel()
 	db := memory(t)
 	s := clientAdmin(t, db)
@@ -93,6 +93,9 @@ func TestAConfidentialClientsSecretIsGivenOnceAndWorks(t *testing.T) {
 	}
 	if c.Authentic(secret+"x", time.Now()) {
 		t.Error("another secret does")
+	}
+	if len(c.Secrets) != 1 || c.Secrets[0].Hash != ids.HashSecret(secret) {
+		t.Error("the store holds something else than the secret's hash")
 	}
 	rotated, err := s.RotateSecret(t.Context(), service.Operator(1000), c.ID, time.Hour)
 	if err != nil {
@@ -138,10 +141,10 @@ func TestABadClientIsNotCreated(t *testing.T) {
 	}{
 		{"of no kind", client.Client{}},
 		{"with an id that a header would encode", client.Client{ID: "a b", Kind: client.Public}},
-		{"with a NUL in its id", client.Client{ID: "a\x00b", Kind: client.Public}},
+		{"D20 with a NUL in its id", client.Client{ID: "a\x00b", Kind: client.Public}},
 		{"with an id beyond 128 bytes", client.Client{ID: ids.Client(strings.Repeat("a", 129)), Kind: client.Public}},
-		{"with a control character in its name", client.Client{Name: "a\x1b[2J", Kind: client.Public}},
-		{"with a name that is not UTF-8", client.Client{Name: "\xff", Kind: client.Public}},
+		{"D20 with a control character in its name", client.Client{Name: "a\x1b[2J", Kind: client.Public}},
+		{"D20 with a name that is not UTF-8", client.Client{Name: "\xff", Kind: client.Public}},
 		{"with an audience that has a space", client.Client{Kind: client.Public, Audiences: []string{"a b"}}},
 		{"with a default beyond its audiences", client.Client{Kind: client.Public, DefaultAudiences: []string{"a"}}},
 		{"with the issuer as a service's default", client.Client{Kind: client.Confidential, Audiences: []string{adminIssuer}, DefaultAudiences: []string{adminIssuer}}},
@@ -184,4 +187,24 @@ func TestASecretIsRotatedOnlyWhereThereIsOne(t *testing.T) {
 	wantReason(t, s.Delete(t.Context(), service.Operator(1000), "none"), fault.ClientNotFound)
 	_, _, err = s.Create(t.Context(), service.Operator(1000), client.Client{ID: "app", Kind: client.Public})
 	wantReason(t, err, fault.ClientExists)
+}
+
+func TestD20SQLInAClientsFieldsIsText(t *testing.T) {
+	t.Parallel()
+	db := memory(t)
+	s := clientAdmin(t, db)
+	const text = `');DROP$TABLE_clients;--$1$$`
+	want := client.Client{Name: text + " OR 1=1", Kind: client.Public, Audiences: []string{text}, Scopes: []string{text}}
+	c, _, err := s.Create(t.Context(), service.Operator(1000), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Name != want.Name || len(c.Audiences) != 1 || c.Audiences[0] != text || len(c.Scopes) != 1 || c.Scopes[0] != text {
+		t.Errorf("the client came back as %+v", c)
+	}
+	_, err = s.Get(t.Context(), text)
+	wantReason(t, err, fault.ClientNotFound)
+	if all, err := s.List(t.Context(), "' OR ''='", 10); err != nil || len(all) != 1 {
+		t.Errorf("List: %d clients, %v", len(all), err)
+	}
 }

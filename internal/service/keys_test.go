@@ -67,7 +67,7 @@ func inState(t *testing.T, db *sqlstore.DB, state keys.State) []string {
 	return kids
 }
 
-func TestAKeyThatNobodyKnowsYetSignsOnlyAtTheOperatorsWord(t *testing.T) {
+func TestR31AKeyThatNobodyKnowsYetSignsOnlyAtTheOperatorsWord(t *testing.T) {
 	t.Parallel()
 	db := keyed(t)
 	k := keyAdmin(t, db.Keys(), sealer(t, "a"))
@@ -125,7 +125,7 @@ func TestARevokedKeyIsListedAndReplaced(t *testing.T) {
 	wantReason(t, k.Revoke(t.Context(), service.Operator(1000), "none"), fault.KeyNotFound)
 }
 
-func TestNoKeyIsMadeUnderAWrongKeyEncryptionKey(t *testing.T) {
+func TestD18NoKeyIsMadeUnderAWrongKeyEncryptionKey(t *testing.T) {
 	t.Parallel()
 	db := keyed(t)
 	before, err := db.Keys().Load(t.Context())

@@ -46,7 +46,7 @@ func signedIn(t *testing.T) (*sqlstore.DB, session.Session) {
 	return db, s
 }
 
-func TestAnOperatorsRevocationEndsTheSessionAndIsListed(t *testing.T) {
+func TestR43R62AnOperatorsRevocationEndsTheSessionAndIsRecorded(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name   string
