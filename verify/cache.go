@@ -2,15 +2,18 @@ package verify
 
 import (
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
 
 const (
-	ways          = 8   // places that one token may have in the cache
-	bytesPerPlace = 512 // of the bound, so that sets are seldom full before memory is
-	entryOverhead = 768 // what a verified token takes beside its two texts
-	sweepStep     = 16  // places that each admission looks through for expired tokens
+	ways          = 8    // places that one token may have in the cache
+	bytesPerPlace = 512  // of the bound, so that sets are seldom full before memory is
+	entryOverhead = 1792 // what a verified token takes beside its decoded payload and a text that is not inline
+	sweepStep     = 16   // places that each admission looks through for expired tokens
+	hashedEnd     = 32   // bytes of a token that its hash is made of
+	inlineText    = 1024 // bytes of a token that are kept within its entry
 )
 
 // cache keeps verified tokens by their whole text, in at most a number of bytes. It is a table of sets of eight places. Reading
@@ -33,12 +36,35 @@ type cachePlace struct {
 	at  atomic.Pointer[verified]
 }
 
-// cacheSlot is the cache's part of a verified token.
+// cacheSlot is the cache's part of a verified token. The text of most tokens stands in the entry itself: a pointer to it would
+// cost every hit one more wait for memory.
 type cacheSlot struct {
-	text  string
-	used  atomic.Bool
-	hash  uint64
-	bytes int
+	long   string // the text, if it is longer than inlineText
+	length int    // of the text; 0 before put
+	used   atomic.Bool
+	hash   uint64
+	bytes  int
+	inline [inlineText]byte
+}
+
+// is says whether token is the slot's text, all of it.
+func (s *cacheSlot) is(token string) bool {
+	if len(token) > inlineText {
+		return s.long == token
+	}
+	return string(s.inline[:len(token)]) == token && s.length == len(token)
+}
+
+func (s *cacheSlot) keep(hash uint64, token string) {
+	s.hash, s.length = hash, len(token)
+	// The claims are substrings of the decoded payload, which is less than three quarters of the token.
+	s.bytes = entryOverhead + len(token)*3/4
+	if len(token) > inlineText {
+		s.long = strings.Clone(token)
+		s.bytes += len(token)
+		return
+	}
+	copy(s.inline[:], token)
 }
 
 func newCache(limit int) *cache {
@@ -52,7 +78,11 @@ func newCache(limit int) *cache {
 	}
 }
 
-func (c *cache) hash(token string) uint64 { return maphash.String(c.seed, token) }
+// hash says where to look for a token, by its end. That of a good one is the end of an RSA signature, as random as any hash; what
+// others put there finds nothing or is told apart by the whole text. Hashing all of it would only read it once more.
+func (c *cache) hash(token string) uint64 {
+	return maphash.String(c.seed, token[max(0, len(token)-hashedEnd):])
+}
 
 // get finds the token's entry, or nil.
 func (c *cache) get(hash uint64, token string) *verified {
@@ -62,7 +92,7 @@ func (c *cache) get(hash uint64, token string) *verified {
 		if set[i].tag.Load() != hash {
 			continue
 		}
-		if t := set[i].at.Load(); t != nil && t.slot.text == token {
+		if t := set[i].at.Load(); t != nil && t.slot.is(token) {
 			if !t.slot.used.Load() {
 				t.slot.used.Store(true)
 			}
@@ -74,9 +104,7 @@ func (c *cache) get(hash uint64, token string) *verified {
 
 // put admits a token that was found good. What expired before the given second is of no use to anybody.
 func (c *cache) put(hash uint64, token string, t *verified, expired int64) {
-	t.slot.text, t.slot.hash = token, hash
-	// The claims are substrings of the decoded payload, which is three quarters of its segment.
-	t.slot.bytes = len(token) + len(token)*3/4 + entryOverhead
+	t.slot.keep(hash, token)
 	if t.slot.bytes > c.limit {
 		return
 	}
@@ -90,7 +118,7 @@ func (c *cache) put(hash uint64, token string, t *verified, expired int64) {
 		switch {
 		case other == nil:
 			worth = 3
-		case other.slot.hash == hash && other.slot.text == token:
+		case other.slot.hash == hash && other.slot.is(token):
 			return
 		case other.exp <= expired:
 			worth = 2
@@ -136,7 +164,7 @@ func (c *cache) clear(at uint64) {
 
 // drop removes t if it is in the cache.
 func (c *cache) drop(t *verified) {
-	if t.slot.text == "" {
+	if t.slot.length == 0 {
 		return
 	}
 	c.mu.Lock()

@@ -182,6 +182,17 @@ func TestCachedVerdicts(t *testing.T) {
 			t.Error("accepted")
 		}
 	})
+	t.Run("J30 a token that shares its whole signature with a cached one is refused", func(t *testing.T) {
+		t.Parallel()
+		v := newVerifier(t, nil)
+		mustBeCached(t, v, token)
+		forged := encode(header) + "." + encode(with(t, payload, `"sub":"acct"`, `"sub":"root"`)) + token[strings.LastIndexByte(token, '.'):]
+		for range 2 {
+			if _, err := v.Verify(t.Context(), forged); !errors.Is(err, verify.ErrSignature) || v.Cached(forged) {
+				t.Errorf("got %v", err)
+			}
+		}
+	})
 	t.Run("J29 a list that is not ready any more stops cached tokens too", func(t *testing.T) {
 		t.Parallel()
 		list := readyList(t)
@@ -282,18 +293,30 @@ func TestCacheStaysInItsBound(t *testing.T) {
 	const bound = 64 << 10
 	v := newVerifier(t, func(o *verify.Options) { o.CacheBytes = bound })
 	var last string
-	for i := range 120 {
+	for i := range 60 {
 		last = mint(t, header, with(t, payload, `"jti":"tok"`, numbered(`"jti":"tok%d"`, i)))
 		if _, err := v.Verify(t.Context(), last); err != nil {
 			t.Fatal(err)
 		}
 	}
 	bytes, tokens, limit := v.CacheUse()
-	if bytes > limit || limit > bound || tokens < 10 || tokens > 40 {
+	if bytes > limit || limit > bound || tokens < 10 || tokens > 30 {
 		t.Errorf("%d bytes for %d tokens, bound %d", bytes, tokens, limit)
 	}
 	if !v.Cached(last) {
 		t.Error("the newest token was not admitted")
+	}
+}
+
+func TestTokensOfAnyLengthAreCached(t *testing.T) {
+	t.Parallel()
+	v := newVerifier(t, nil)
+	for n := 0; n <= 600; n += 7 { // from well under 1 KiB to well over
+		token := mint(t, header, with(t, payload, `{"iss"`, `{"pad":"`+strings.Repeat("x", n)+`","iss"`))
+		mustBeCached(t, v, token)
+		if v.Cached(token[:len(token)-1]) || v.Cached(token+"A") {
+			t.Fatalf("a token of %d bytes is found by less or more than its text", len(token))
+		}
 	}
 }
 
