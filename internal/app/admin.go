@@ -59,7 +59,7 @@ func OpenAdmin(ctx context.Context, o AdminOptions) (_ *Admin, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.accounts, err = service.NewAccounts(a.db.Accounts(), hasher, password.NewPolicy(), unthrottled{}, committed{}); err != nil {
+	if a.accounts, err = service.NewAccounts(a.db.Accounts(), a.db.Revocations(), hasher, password.NewPolicy(), unthrottled{}, committed{}); err != nil {
 		return nil, err
 	}
 	if a.clients, err = service.NewClientAdmin(a.db.Clients(), a.cfg.Issuer, committed{}); err != nil {

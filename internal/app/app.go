@@ -182,7 +182,12 @@ func (a *App) buildTail(ctx context.Context) (err error) {
 	if a.list, err = verify.NewList(verify.ListOptions{}); err != nil {
 		return err
 	}
-	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log}); err != nil {
+	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log,
+		KeyRevoked: func() {
+			if a.ring != nil { // nil while New still builds; Bootstrap reads the set then
+				a.ring.Nudge()
+			}
+		}}); err != nil {
 		return err
 	}
 	return a.tail.CatchUp(ctx)
@@ -237,7 +242,7 @@ func (a *App) buildCore(ctx context.Context) (err error) {
 	if a.sessions, err = service.NewSessions(a.db.Sessions(), a.tail); err != nil {
 		return err
 	}
-	a.accounts, err = service.NewAccounts(a.db.Accounts(), a.hasher, password.NewPolicy(), a.thr, a.tail)
+	a.accounts, err = service.NewAccounts(a.db.Accounts(), a.db.Revocations(), a.hasher, password.NewPolicy(), a.thr, a.tail)
 	return err
 }
 
@@ -378,8 +383,11 @@ func (a *App) ready(ctx context.Context) error {
 	return nil
 }
 
-// RunConfig serves by a configuration until ctx ends.
+// RunConfig serves by a configuration until ctx ends; it refuses to start on anything missing or doubtful.
 func RunConfig(ctx context.Context, cfg config.Config, stderr io.Writer) (err error) {
+	if err := CheckConfig(cfg); err != nil {
+		return err
+	}
 	doors, err := Listen(cfg)
 	if err != nil {
 		return err

@@ -23,6 +23,8 @@ type Options struct {
 	Every  time.Duration // between looks at the store; 20 ms by default
 	Now    func() time.Time
 	Logger *slog.Logger
+	// KeyRevoked is called after a signing key's entry was read, so that the key ring looks again at once. May be nil.
+	KeyRevoked func()
 }
 
 // Log is the revocation log as this process sees it: it tails the store and feeds the list. Its position says up to
@@ -177,6 +179,9 @@ func (l *Log) tail(ctx context.Context) error {
 	}
 	l.mu.Unlock()
 	l.completed(began)
+	if len(kids) > 0 && l.o.KeyRevoked != nil {
+		l.o.KeyRevoked()
+	}
 	return nil
 }
 

@@ -2,12 +2,12 @@ package service
 
 import (
 	"context"
-	"net/netip"
 
 	"github.com/authsvc/authsvc/internal/account"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/internal/revocation"
 )
 
 // policy says whether a new password may be set; password.Policy is one.
@@ -18,6 +18,7 @@ type policy interface {
 // Accounts holds what is done to accounts: by a person to their own, and by the operator.
 type Accounts struct {
 	store    account.Store
+	log      revocation.Store
 	hasher   hasher
 	policy   policy
 	throttle throttle
@@ -25,11 +26,11 @@ type Accounts struct {
 }
 
 // NewAccounts makes the use cases.
-func NewAccounts(store account.Store, h hasher, p policy, th throttle, t tail) (*Accounts, error) {
-	if store == nil || h == nil || p == nil || th == nil || t == nil {
+func NewAccounts(store account.Store, log revocation.Store, h hasher, p policy, th throttle, t tail) (*Accounts, error) {
+	if store == nil || log == nil || h == nil || p == nil || th == nil || t == nil {
 		return nil, missing("an account option")
 	}
-	return &Accounts{store: store, hasher: h, policy: p, throttle: th, tail: t}, nil
+	return &Accounts{store: store, log: log, hasher: h, policy: p, throttle: th, tail: t}, nil
 }
 
 // Create makes an active account with a password.
@@ -89,7 +90,7 @@ func (s *Accounts) ChangePassword(ctx context.Context, caller Caller, oldPasswor
 	if err := s.throttle.Allow(a.Username, caller.IP); err != nil {
 		return err
 	}
-	if err := s.old(ctx, a, oldPassword, caller.IP); err != nil {
+	if err := s.old(ctx, a, oldPassword, caller); err != nil {
 		return err
 	}
 	hash, err := s.hasher.Hash(ctx, newPassword)
@@ -104,17 +105,24 @@ func (s *Accounts) ChangePassword(ctx context.Context, caller Caller, oldPasswor
 	})
 }
 
-func (s *Accounts) old(ctx context.Context, a account.Account, password string, ip netip.Addr) error {
+// old checks the present password; a wrong one is counted and recorded like a failed login.
+func (s *Accounts) old(ctx context.Context, a account.Account, password string, caller Caller) error {
 	ok, _, err := s.hasher.Verify(ctx, password, a.PasswordHash)
 	switch {
 	case err != nil:
-		s.throttle.Release(a.Username, ip)
+		s.throttle.Release(a.Username, caller.IP)
 		return err
 	case !ok:
-		s.throttle.Fail(a.Username, ip)
+		s.throttle.Fail(a.Username, caller.IP)
+		ctx, cancel := detached(ctx)
+		defer cancel()
+		record := caller.record("password.change", "denied", string(fault.InvalidCredentials), string(a.ID))
+		if err := s.log.Append(ctx, journal.Journal{Audit: []journal.Record{record}}); err != nil {
+			return err
+		}
 		return invalidCredentials()
 	}
-	s.throttle.Succeed(a.Username, ip)
+	s.throttle.Succeed(a.Username, caller.IP)
 	return nil
 }
 

@@ -18,31 +18,44 @@ type Clients struct {
 	now    func() time.Time
 	issuer string
 
-	refresh  sync.Mutex // one read of the store at a time
+	reading chan struct{} // one read of the store at a time; a channel, so that waiting for it ends with the caller's context
+
 	mu       sync.RWMutex
 	revision int64
 	byID     map[ids.Client]client.Client
+	asOf     time.Time // when the last completed look at the store began
 }
+
+// maxAge is how old the directory may be to authenticate anybody without looking at the store first.
+const maxAge = time.Second
 
 // NewClients makes a directory; it is empty until Refresh.
 func NewClients(store client.Store, issuer string, now func() time.Time) (*Clients, error) {
 	if store == nil || issuer == "" || now == nil {
 		return nil, missing("client store, issuer or clock")
 	}
-	return &Clients{store: store, now: now, issuer: issuer, byID: map[ids.Client]client.Client{}, revision: -1}, nil
+	return &Clients{store: store, now: now, issuer: issuer, byID: map[ids.Client]client.Client{}, revision: -1, reading: make(chan struct{}, 1)}, nil
 }
 
 // Refresh reads the clients again if their revision moved.
 func (s *Clients) Refresh(ctx context.Context) error {
-	s.refresh.Lock()
-	defer s.refresh.Unlock()
+	select {
+	case s.reading <- struct{}{}:
+		defer func() { <-s.reading }()
+	case <-ctx.Done():
+		return fault.Wrap(ctx.Err(), fault.Unavailable, fault.StoreUnavailable, "the clients were not read in time")
+	}
+	began := s.now()
 	revision, err := s.store.Revision(ctx)
 	if err != nil {
 		return err
 	}
-	s.mu.RLock()
+	s.mu.Lock()
 	same := revision == s.revision
-	s.mu.RUnlock()
+	if same {
+		s.asOf = began
+	}
+	s.mu.Unlock()
 	if same {
 		return nil
 	}
@@ -62,12 +75,13 @@ func (s *Clients) Refresh(ctx context.Context) error {
 		after = list[len(list)-1].ID
 	}
 	s.mu.Lock()
-	s.byID, s.revision = all, revision
+	s.byID, s.revision, s.asOf = all, revision, began
 	s.mu.Unlock()
 	return nil
 }
 
-// Get gives a client from memory; one that memory lacks makes it look at the store's revision once.
+// Get gives a client from memory. Where memory lacks it, or is older than a second, it looks at the store's revision once;
+// a store that does not answer then is Unavailable, never a client from old memory.
 func (s *Clients) Get(ctx context.Context, id ids.Client) (client.Client, error) {
 	if c, ok := s.held(id); ok {
 		return c, nil
@@ -78,7 +92,9 @@ func (s *Clients) Get(ctx context.Context, id ids.Client) (client.Client, error)
 	if err := s.Refresh(ctx); err != nil {
 		return client.Client{}, err
 	}
-	if c, ok := s.held(id); ok {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if c, ok := s.byID[id]; ok {
 		return c, nil
 	}
 	return client.Client{}, clientInvalid()
@@ -90,6 +106,9 @@ const MaxClientID = 128
 func (s *Clients) held(id ids.Client) (client.Client, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if s.now().Sub(s.asOf) > maxAge {
+		return client.Client{}, false
+	}
 	c, ok := s.byID[id]
 	return c, ok
 }

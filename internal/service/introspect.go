@@ -2,12 +2,10 @@ package service
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"github.com/authsvc/authsvc/internal/client"
 	"github.com/authsvc/authsvc/internal/fault"
-	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/session"
 	"github.com/authsvc/authsvc/verify"
 )
@@ -81,7 +79,7 @@ func (s *Tokens) introspect(ctx context.Context, caller client.Client, tok strin
 	}
 	claims, err := s.o.Verifier.Verify(ctx, tok)
 	if err != nil {
-		return Introspection{}, notReady(err)
+		return Introspection{}, undecided(err)
 	}
 	if !caller.Sees(claims.Audience, s.o.Issuer) {
 		return Introspection{}, nil
@@ -117,12 +115,4 @@ func (s *Tokens) introspectRefresh(ctx context.Context, caller client.Client, to
 		return Introspection{}, err
 	}
 	return Introspection{Active: true, TokenType: "refresh_token", Username: a.Username, Session: &row}, nil
-}
-
-func isNotReady(err error) bool { return errors.Is(err, verify.ErrNotReady) }
-
-// Bearer authenticates a caller by an access token whose audience has the issuer, for what a client may do by its own
-// token.
-func (s *Tokens) Bearer(ctx context.Context, claims *verify.Claims) (client.Client, error) {
-	return s.o.Clients.Get(ctx, ids.Client(claims.ClientID))
 }

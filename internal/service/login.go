@@ -141,18 +141,23 @@ func (s *SignIn) authenticate(ctx context.Context, name string, r LoginRequest) 
 		return account.Account{}, err
 	}
 	if !known || !ok || !a.MayAct() {
-		record := r.Caller.record("login", "denied", string(fault.InvalidCredentials), string(a.ID))
-		wctx, cancel := detached(ctx)
-		defer cancel()
-		if _, err := s.o.Sessions.End(wctx, "", journal.Journal{Audit: []journal.Record{record}}); err != nil {
-			return account.Account{}, err
-		}
-		return account.Account{}, invalidCredentials()
+		return account.Account{}, s.denied(ctx, a.ID, r)
 	}
 	if rehash {
 		s.rehash(ctx, a, r.Password)
 	}
 	return a, nil
+}
+
+// denied records a refused login and gives the one answer for it.
+func (s *SignIn) denied(ctx context.Context, id ids.Account, r LoginRequest) error {
+	record := r.Caller.record("login", "denied", string(fault.InvalidCredentials), string(id))
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if _, err := s.o.Sessions.End(ctx, "", journal.Journal{Audit: []journal.Record{record}}); err != nil {
+		return err
+	}
+	return invalidCredentials()
 }
 
 // rehash brings a hash up to today's parameters. The login does not depend on it: a failure is logged and tried again
@@ -188,6 +193,9 @@ func (s *SignIn) begin(ctx context.Context, a account.Account, c client.Client, 
 	defer cancel()
 	row, now, err := s.o.Sessions.Create(wctx, session.Create{Session: row, TTL: c.SessionTTL, AccountVersion: a.Version, MaxPerAccount: s.o.MaxSessions}, j)
 	if err != nil {
+		if errors.Is(err, invalidCredentials()) {
+			return Issued{}, s.denied(ctx, a.ID, r) // lost to a disable, a new password or a deletion: the same words as ever
+		}
 		return Issued{}, err
 	}
 	return mintFor(ctx, s.o.Minter, row, now, c.AccessTTL, scope, refresh)

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -120,12 +121,16 @@ func (s *Tokens) narrows(ctx context.Context, p session.Presented, c client.Clie
 	if scope == "" {
 		return nil
 	}
-	row, _, _, err := s.o.Sessions.Get(ctx, p.Session)
-	switch {
-	case err != nil && fault.From(err).Kind == fault.NotFound, err == nil && (row.SecretHash != p.SecretHash || row.Client != c.ID):
-		return nil // the redemption says why
-	case err != nil:
+	row, alive, now, err := s.o.Sessions.Get(ctx, p.Session)
+	if err != nil {
+		if fault.From(err).Kind == fault.NotFound {
+			return nil // the redemption says why
+		}
 		return err
+	}
+	redeemable := p.Generation == row.Head || p.Generation == row.Base
+	if !alive || !redeemable || row.Expired(now) || row.SecretHash != p.SecretHash || row.Client != c.ID {
+		return nil // likewise: an old token must be found to be one, whatever scope it comes with
 	}
 	_, err = narrow(scope, strings.Fields(row.Scope))
 	return err
@@ -227,7 +232,7 @@ func (s *Tokens) ending(ctx context.Context, r RevokeRequest) (j journal.Journal
 	}
 	claims, err := s.o.Verifier.Verify(ctx, r.Token)
 	if err != nil {
-		return j, "", "", notReady(err)
+		return j, "", "", undecided(err)
 	}
 	r.Caller.Client, r.Caller.Session = ids.Client(claims.ClientID), ids.Session(claims.SessionID)
 	if claims.SessionID != "" {
@@ -257,12 +262,15 @@ func (s *Tokens) mayEnd(ctx context.Context, authenticated, owner ids.Client) (b
 	return true, nil
 }
 
-// notReady keeps the one error of the verifier that must not be taken for "not valid".
-func notReady(err error) error {
-	if isNotReady(err) {
-		return fault.Wrap(err, fault.Unavailable, fault.ReplicaStale, "this replica cannot judge tokens yet")
+// undecided is nil for the verifier's verdicts that a token is not good; everything else says nothing about the token.
+func undecided(err error) error {
+	for _, verdict := range []error{verify.ErrMalformed, verify.ErrSignature, verify.ErrKeyUnknown, verify.ErrIssuer, verify.ErrAudience,
+		verify.ErrExpired, verify.ErrNotYetValid, verify.ErrRevoked} {
+		if errors.Is(err, verdict) {
+			return nil
+		}
 	}
-	return nil
+	return fault.Wrap(err, fault.Unavailable, fault.ReplicaStale, "this replica cannot judge tokens now")
 }
 
 // ClientCredentialsRequest asks for a service's own token (RFC 6749 §4.4).
@@ -280,6 +288,17 @@ func (s *Tokens) ClientCredentials(ctx context.Context, r ClientCredentialsReque
 	if err != nil {
 		return Issued{}, err
 	}
+	// What authorises is the row that this read gives, with the store's own time; memory only kept strangers away from it.
+	c, now, authTime, err := s.o.Clients.store.Begin(ctx, c.ID)
+	if err != nil {
+		if fault.From(err).Kind == fault.NotFound {
+			return Issued{}, clientInvalid()
+		}
+		return Issued{}, err
+	}
+	if !c.Authentic(r.Secret, now) {
+		return Issued{}, clientInvalid()
+	}
 	audience, err := c.Audience(r.Resources, s.o.Issuer)
 	if err != nil {
 		return Issued{}, err
@@ -289,13 +308,6 @@ func (s *Tokens) ClientCredentials(ctx context.Context, r ClientCredentialsReque
 	}
 	scope, err := grantScope(c, r.Scope)
 	if err != nil {
-		return Issued{}, err
-	}
-	c, now, authTime, err := s.o.Clients.store.Begin(ctx, c.ID)
-	if err != nil {
-		if fault.From(err).Kind == fault.NotFound {
-			return Issued{}, clientInvalid()
-		}
 		return Issued{}, err
 	}
 	minted, err := s.o.Minter.Mint(ctx, token.Grant{Subject: string(c.ID), Audience: audience, Client: c.ID, Scope: scope,

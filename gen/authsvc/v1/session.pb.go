@@ -396,7 +396,7 @@ func (x *RevokeAllSessionsRequest) GetExceptCurrent() bool {
 type RevokeAllSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// revoked_count is the number of live sessions that this call ended.
-	RevokedCount  int32 `protobuf:"varint,1,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
+	RevokedCount  *int32 `protobuf:"varint,1,opt,name=revoked_count,json=revokedCount,proto3,oneof" json:"revoked_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -432,8 +432,8 @@ func (*RevokeAllSessionsResponse) Descriptor() ([]byte, []int) {
 }
 
 func (x *RevokeAllSessionsResponse) GetRevokedCount() int32 {
-	if x != nil {
-		return x.RevokedCount
+	if x != nil && x.RevokedCount != nil {
+		return *x.RevokedCount
 	}
 	return 0
 }
@@ -476,9 +476,10 @@ const file_authsvc_v1_session_proto_rawDesc = "" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\"\x17\n" +
 	"\x15RevokeSessionResponse\"A\n" +
 	"\x18RevokeAllSessionsRequest\x12%\n" +
-	"\x0eexcept_current\x18\x01 \x01(\bR\rexceptCurrent\"@\n" +
-	"\x19RevokeAllSessionsResponse\x12#\n" +
-	"\rrevoked_count\x18\x01 \x01(\x05R\frevokedCount2\x90\x03\n" +
+	"\x0eexcept_current\x18\x01 \x01(\bR\rexceptCurrent\"W\n" +
+	"\x19RevokeAllSessionsResponse\x12(\n" +
+	"\rrevoked_count\x18\x01 \x01(\x05H\x00R\frevokedCount\x88\x01\x01B\x10\n" +
+	"\x0e_revoked_count2\x90\x03\n" +
 	"\x0eSessionService\x12o\n" +
 	"\fListSessions\x12\x1f.authsvc.v1.ListSessionsRequest\x1a .authsvc.v1.ListSessionsResponse\"\x1c\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/sessions\x12\x7f\n" +
 	"\rRevokeSession\x12 .authsvc.v1.RevokeSessionRequest\x1a!.authsvc.v1.RevokeSessionResponse\")\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\x12\x8b\x01\n" +
@@ -534,6 +535,7 @@ func file_authsvc_v1_session_proto_init() {
 		return
 	}
 	file_authsvc_v1_session_proto_msgTypes[0].OneofWrappers = []any{}
+	file_authsvc_v1_session_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

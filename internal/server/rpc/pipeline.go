@@ -55,7 +55,7 @@ func (p piped) wrap(method string, next grpc.MethodHandler) grpc.MethodHandler {
 		if p.wire {
 			dec = unpack(dec)
 		}
-		ctx = withRequestID(ctx)
+		ctx = withRequestID(ctx, !p.wire)
 		resp, err := p.d.run(ctx, method, func(ctx context.Context) (any, error) { return next(srv, ctx, dec, nil) })
 		if err != nil {
 			return nil, p.d.answer(ctx, method, err)
@@ -77,8 +77,14 @@ func (d *Door) run(ctx context.Context, method string, call func(context.Context
 
 // answer renders an error once, and logs once what the caller is not told.
 func (d *Door) answer(ctx context.Context, method string, err error) error {
-	if ctxErr := ctx.Err(); ctxErr != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
-		return status.FromContextError(ctxErr).Err()
+	var known *fault.Error
+	if !errors.As(err, &known) {
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			return status.Error(codes.Canceled, "the caller went away") // nobody reads it
+		case errors.Is(err, context.DeadlineExceeded):
+			err = fault.Wrap(err, fault.Unavailable, fault.StoreUnavailable, "there was not enough time to decide")
+		}
 	}
 	id := requestID(ctx)
 	if s, ok := status.FromError(err); ok {
@@ -145,8 +151,10 @@ type requestIDKey struct{}
 
 var wellFormedID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-func withRequestID(ctx context.Context) context.Context {
-	if v := metadata.ValueFromIncomingContext(ctx, "x-request-id"); len(v) == 1 && wellFormedID.MatchString(v[0]) {
+// withRequestID takes the id that the REST door chose, and makes one for a call from the wire: a stranger's would let him
+// choose what the audit log says.
+func withRequestID(ctx context.Context, chosen bool) context.Context {
+	if v := metadata.ValueFromIncomingContext(ctx, "x-request-id"); chosen && len(v) == 1 && wellFormedID.MatchString(v[0]) {
 		return context.WithValue(ctx, requestIDKey{}, v[0])
 	}
 	return context.WithValue(ctx, requestIDKey{}, ids.New[string]())

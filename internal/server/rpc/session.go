@@ -44,5 +44,6 @@ func (s sessionServer) RevokeAllSessions(ctx context.Context, r *authsvcv1.Revok
 	if err != nil {
 		return nil, err
 	}
-	return &authsvcv1.RevokeAllSessionsResponse{RevokedCount: int32(n)}, nil
+	count := int32(n)
+	return &authsvcv1.RevokeAllSessionsResponse{RevokedCount: &count}, nil
 }
