@@ -55,7 +55,8 @@ func (s *Sessions) List(ctx context.Context, caller Caller, size int32, pageToke
 	return list, formatCursor(session.Cursor{CreatedAt: last.CreatedAt, ID: last.ID}), nil
 }
 
-// Revoke ends one session of the caller's; another's, an unknown and an ended one are SESSION_NOT_FOUND.
+// Revoke ends one session of the caller's; another's and an unknown one are SESSION_NOT_FOUND, and one that
+// has ended stays so without an error.
 func (s *Sessions) Revoke(ctx context.Context, caller Caller, id ids.Session) error {
 	if _, err := ids.Bytes(id); err != nil {
 		return fault.Field("session_id", "not a session id")
