@@ -71,7 +71,7 @@ type claims struct {
 	ID        ids.Token   `json:"jti"`
 	Client    ids.Client  `json:"client_id"`
 	Session   ids.Session `json:"sid,omitempty"`
-	Scope     string      `json:"scope,omitempty"`
+	Scope     string      `json:"scope"`
 	AuthTime  int64       `json:"auth_time"`
 	AMR       []string    `json:"amr,omitempty"`
 }

@@ -181,7 +181,7 @@ func TestTheTimesAreThoseOfTheTransaction(t *testing.T) {
 	}
 }
 
-func TestAMinterAndItsConfigurationRefuseNonsense(t *testing.T) {
+func TestAMinterRefusesNonsense(t *testing.T) {
 	t.Parallel()
 	_, ring := minter(t)
 	if _, err := token.New(token.Options{Issuer: issuer}); err == nil {
@@ -189,5 +189,23 @@ func TestAMinterAndItsConfigurationRefuseNonsense(t *testing.T) {
 	}
 	if _, err := token.New(token.Options{Keys: ring}); err == nil {
 		t.Error("no issuer: accepted")
+	}
+}
+
+func TestATokenWithoutScopesIsAToken(t *testing.T) {
+	t.Parallel()
+	m, ring := minter(t)
+	g := grant(time.Now())
+	g.Scope = ""
+	minted, err := m.Mint(t.Context(), g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := verify.New(verify.Options{Issuer: issuer, Audiences: []string{"api"}, Keys: ring})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if claims, err := v.Verify(t.Context(), minted.Token); err != nil || claims.Scope != "" {
+		t.Errorf("got %v, %v; verify asks for the member, so an empty scope must be in the token", claims, err)
 	}
 }
