@@ -102,7 +102,7 @@ func serve(t *testing.T, change func(*rpc.Options)) *served {
 	s := &served{log: &buffer{}}
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.db = must(sqlstore.Open(t.Context(), sqlstore.Options{Path: sqlstore.Memory}))(t)
-	t.Cleanup(func() { s.db.Close() }) //nolint:errcheck // a test may have closed it
+	t.Cleanup(func() { s.db.Close() })
 	o := s.build(t, log)
 	if change != nil {
 		change(&o)
@@ -111,11 +111,11 @@ func serve(t *testing.T, change func(*rpc.Options)) *served {
 	server := rpc.NewServer(nil, unwatched{})
 	s.door.Register(server)
 	l := bufconn.Listen(1 << 20)
-	go server.Serve(l) //nolint:errcheck // Stop ends it
+	go server.Serve(l)
 	t.Cleanup(server.Stop)
 	s.conn = must(grpc.NewClient("passthrough:///bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) })))(t)
-	t.Cleanup(func() { s.conn.Close() }) //nolint:errcheck // nothing is left to do with it
+	t.Cleanup(func() { s.conn.Close() })
 	return s
 }
 
