@@ -98,7 +98,7 @@ func TestR36EveryLoginIsANewSession(t *testing.T) {
 		t.Error("two logins share a session")
 	}
 	if _, err := ids.Bytes(second.SessionID); err != nil { // 16 bytes, or it is an error
-		t.Errorf("the session id has %d bytes, error %v", len(raw), err)
+		t.Errorf("the session id is not 16 bytes: %v", err)
 	}
 	rotated := must(c.refresh(t.Context(), first.RefreshToken))(t)
 	if rotated.SessionID != first.SessionID {
