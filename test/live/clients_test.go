@@ -125,7 +125,7 @@ func TestGRPCDoor(t *testing.T) {
 // after the restart, and every session whose end nobody asked for lives.
 func TestKillInFlight(t *testing.T) {
 	t.Parallel()
-	rounds := 3
+	rounds := 10
 	if testing.Short() {
 		rounds = 1
 	}
@@ -133,7 +133,7 @@ func TestKillInFlight(t *testing.T) {
 	for round := range rounds {
 		s := start(t, dir)
 		var honest, doomed []answer
-		for range 12 {
+		for range 26 {
 			honest, doomed = append(honest, s.login(t)), append(doomed, s.login(t))
 		}
 		var mu sync.Mutex
@@ -166,7 +166,7 @@ func TestKillInFlight(t *testing.T) {
 				}
 			})
 		}
-		deadline := time.After(time.Duration(20+30*round) * time.Millisecond)
+		deadline := time.After(time.Duration(5+6*round) * time.Millisecond)
 		<-deadline
 		s.kill(t)
 		wg.Wait()
