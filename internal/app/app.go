@@ -228,7 +228,7 @@ func (a *App) buildCore(ctx context.Context) (err error) {
 		return err
 	}
 	a.signIn, err = service.NewSignIn(service.SignInOptions{Issuer: a.cfg.Issuer, Accounts: a.db.Accounts(), Clients: a.clients, Sessions: a.db.Sessions(),
-		Hasher: a.hasher, Throttle: a.thr, RefreshKeys: a.refreshKeys, Minter: minter, Tail: a.tail, MaxSessions: a.cfg.Session.MaxPerAccount,
+		Hasher: a.hasher, Throttle: a.thr, RefreshKeys: a.refreshKeys, Minter: minter, MaxSessions: a.cfg.Session.MaxPerAccount,
 		Events: a.meter, Logger: a.log})
 	if err != nil {
 		return err

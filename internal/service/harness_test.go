@@ -129,7 +129,7 @@ func replica(t *testing.T, db *sqlstore.DB, clock *wall) *core {
 	c.clients = must(service.NewClients(db.Clients(), adminIssuer, clock.now))(t)
 	c.admin = must(service.NewClientAdmin(db.Clients(), adminIssuer, c.tail))(t)
 	c.signIn = must(service.NewSignIn(service.SignInOptions{Issuer: adminIssuer, Accounts: db.Accounts(), Clients: c.clients, Sessions: db.Sessions(),
-		Hasher: hasher, Throttle: throttle, RefreshKeys: refreshKeys, Minter: minter, Tail: c.tail, MaxSessions: 50, Events: quiet{}, Logger: log}))(t)
+		Hasher: hasher, Throttle: throttle, RefreshKeys: refreshKeys, Minter: minter, MaxSessions: 50, Events: quiet{}, Logger: log}))(t)
 	c.tokens = must(service.NewTokens(service.TokensOptions{Issuer: adminIssuer, Accounts: db.Accounts(), Clients: c.clients, Sessions: db.Sessions(),
 		Log: db.Revocations(), RefreshKeys: refreshKeys, Minter: minter, Verifier: c.verifier, Tail: c.tail,
 		Pulse: service.NewPulse(func() time.Duration { return 0 }), Events: quiet{}, Logger: log, Now: clock.now}))(t)

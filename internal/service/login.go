@@ -47,7 +47,6 @@ type SignInOptions struct {
 	Throttle    throttle
 	RefreshKeys *session.RefreshKeys
 	Minter      minter
-	Tail        tail
 	MaxSessions int
 	Events      Events
 	Logger      *slog.Logger
@@ -56,7 +55,7 @@ type SignInOptions struct {
 // NewSignIn makes the use case.
 func NewSignIn(o SignInOptions) (*SignIn, error) {
 	if o.Issuer == "" || o.Accounts == nil || o.Clients == nil || o.Sessions == nil || o.Hasher == nil || o.Throttle == nil ||
-		o.RefreshKeys == nil || o.Minter == nil || o.Tail == nil || o.MaxSessions < 1 || o.Events == nil || o.Logger == nil {
+		o.RefreshKeys == nil || o.Minter == nil || o.MaxSessions < 1 || o.Events == nil || o.Logger == nil {
 		return nil, missing("a sign-in option")
 	}
 	return &SignIn{o: o}, nil

@@ -141,7 +141,7 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 	own := must(verify.New(verify.Options{Issuer: issuer, Audiences: []string{issuer}, Keys: ring, Revocations: list}))(t)
 	clients := must(service.NewClients(s.db.Clients(), issuer, time.Now))(t)
 	signIn := must(service.NewSignIn(service.SignInOptions{Issuer: issuer, Accounts: s.db.Accounts(), Clients: clients, Sessions: s.db.Sessions(),
-		Hasher: hasher, Throttle: throttle, RefreshKeys: refresh, Minter: minter, Tail: tail, MaxSessions: 200, Events: quiet{}, Logger: log}))(t)
+		Hasher: hasher, Throttle: throttle, RefreshKeys: refresh, Minter: minter, MaxSessions: 200, Events: quiet{}, Logger: log}))(t)
 	s.tokens = must(service.NewTokens(service.TokensOptions{Issuer: issuer, Accounts: s.db.Accounts(), Clients: clients, Sessions: s.db.Sessions(),
 		Log: s.db.Revocations(), RefreshKeys: refresh, Minter: minter, Verifier: verifier, Tail: tail,
 		Pulse: service.NewPulse(func() time.Duration { return 0 }), Events: quiet{}, Logger: log, Now: time.Now}))(t)
