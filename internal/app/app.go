@@ -345,6 +345,7 @@ func (a *App) buildGauges(context.Context) error {
 		{"authsvc.hashing.running", "", "Password hashes being computed.", func() float64 { return float64(a.hasher.Stats().Running) }},
 		{"authsvc.hashing.queued", "", "Callers waiting for a hashing slot.", func() float64 { return float64(a.hasher.Stats().Queued) }},
 		{"authsvc.hashing.shed", "", "Calls refused because the hashing queue was full, since the start.", func() float64 { return float64(a.hasher.Stats().Shed) }},
+		{"authsvc.hashing.done", "", "Password hashes computed since the start, those for unknown names included.", func() float64 { return float64(a.hasher.Stats().Done) }},
 		{"authsvc.key.age", "s", "Age of the signing key since it became active.", a.keyAge},
 	})
 }

@@ -33,6 +33,7 @@ type Hasher struct {
 	tickets chan struct{} // one for each caller that runs or waits
 	wait    time.Duration
 	shed    atomic.Int64
+	done    atomic.Int64
 }
 
 // New makes a Hasher.
@@ -113,12 +114,13 @@ func (h *Hasher) VerifyDummy(ctx context.Context, password string) error {
 type Stats struct {
 	Slots, Running, Queued int
 	Shed                   int64 // calls refused since the start
+	Done                   int64 // hashes computed since the start
 }
 
 // Stats gives the state now.
 func (h *Hasher) Stats() Stats {
 	running, all := len(h.slots), len(h.tickets)
-	return Stats{Slots: cap(h.slots), Running: running, Queued: max(0, all-running), Shed: h.shed.Load()}
+	return Stats{Slots: cap(h.slots), Running: running, Queued: max(0, all-running), Shed: h.shed.Load(), Done: h.done.Load()}
 }
 
 // run does the work in a slot. The caller's goroutine does it, and stays until the end even where its client has gone: a
@@ -135,6 +137,7 @@ func (h *Hasher) run(ctx context.Context, work func()) error {
 	}
 	defer func() { <-h.slots }()
 	work()
+	h.done.Add(1)
 	return nil
 }
 

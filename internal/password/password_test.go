@@ -198,7 +198,7 @@ func TestL02L13BeyondSlotsAndQueueACallIsShedAtOnce(t *testing.T) {
 			go func() { _, _, err := h.Verify(t.Context(), "correct horse battery", phc); waited <- err }()
 		}
 		synctest.Wait()
-		if s := h.Stats(); s != (password.Stats{Slots: 1, Running: 1, Queued: 2}) {
+		if s := h.Stats(); s != (password.Stats{Slots: 1, Running: 1, Queued: 2, Done: 1}) {
 			t.Errorf("%+v", s)
 		}
 		begin := time.Now()
@@ -218,10 +218,22 @@ func TestL02L13BeyondSlotsAndQueueACallIsShedAtOnce(t *testing.T) {
 		if ok, _, err := h.Verify(t.Context(), "correct horse battery", phc); !ok || err != nil {
 			t.Errorf("when the storm is over: %v, %v", ok, err)
 		}
-		if s := h.Stats(); s != (password.Stats{Slots: 1, Shed: 4}) {
+		if s := h.Stats(); s != (password.Stats{Slots: 1, Shed: 4, Done: 2}) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+func TestL01TheHashForANameThatNobodyHasCostsWhatANewHashDoes(t *testing.T) {
+	t.Parallel()
+	h := hasher(t, func(o *password.Options) { o.Config.MemoryKiB, o.Config.Time = 64, 3 })
+	phc := hash(t, h, "correct horse battery")
+	if got, _, _ := strings.Cut(phc, "p=1$"); got != password.DummyCost(h) {
+		t.Errorf("a new hash is %s, the one for nobody %s", got, password.DummyCost(h))
+	}
+	if err := h.VerifyDummy(t.Context(), "correct horse battery"); err != nil || h.Stats().Done != 2 {
+		t.Errorf("the work for nobody is not done: %v %+v", err, h.Stats())
+	}
 }
 
 func TestL14ASlotIsHeldToTheEndOfTheHashAndNothingIsLeftBehind(t *testing.T) {
