@@ -64,6 +64,7 @@ type Store interface {
 	// Begin reads the client for a token of its own (client_credentials), with the store's now and the auth_time that a service
 	// token begun in this read carries: max(now, the cut-offs of client and installation), in whole seconds.
 	Begin(ctx context.Context, id ids.Client) (c Client, now, authTime time.Time, err error)
-	// Revision is a number that changes with every change of any client, so that a copy in memory knows when to read again.
-	Revision(ctx context.Context) (int64, error)
+	// Revision is a number that changes with every change of any client, so that a copy in memory knows when to read again,
+	// with the store's now, by which the secrets in that copy expire.
+	Revision(ctx context.Context) (revision int64, now time.Time, err error)
 }

@@ -99,21 +99,22 @@ func (c Client) Authentic(secret string, now time.Time) bool {
 }
 
 // Audience resolves the audiences of a request: those asked for, each of which must be allowed, or the defaults. A client
-// with an authsvc.* scope may ask for the issuer although it is not listed.
-func (c Client) Audience(asked []string, issuer string) ([]string, error) {
+// with an authsvc.* scope may ask for the issuer although it is not listed. parameter is what the request calls them, for the
+// words of Invalid/INVALID_TARGET.
+func (c Client) Audience(asked []string, issuer, parameter string) ([]string, error) {
 	if len(asked) == 0 {
 		if len(c.DefaultAudiences) == 0 {
-			return nil, fault.New(fault.Invalid, fault.InvalidTarget, "name an audience: the client has no default")
+			return nil, invalidTarget(parameter, "is required: the client has no default; name what the token is for")
 		}
 		return slices.Clone(c.DefaultAudiences), nil
 	}
 	if len(asked) > maxEntries {
-		return nil, fault.New(fault.Invalid, fault.InvalidTarget, "too many audiences")
+		return nil, invalidTarget(parameter, "may be there at most 64 times")
 	}
 	out := make([]string, 0, len(asked))
 	for _, a := range asked {
 		if !slices.Contains(c.Audiences, a) && !(a == issuer && c.privileged()) {
-			return nil, fault.New(fault.Invalid, fault.InvalidTarget, "an audience is not one that the client may ask for")
+			return nil, invalidTarget(parameter, "names what the client may not ask for; name audiences that the client is registered with, or none for its defaults")
 		}
 		if !slices.Contains(out, a) {
 			out = append(out, a)
@@ -125,6 +126,12 @@ func (c Client) Audience(asked []string, issuer string) ([]string, error) {
 func (c Client) privileged() bool {
 	return slices.ContainsFunc(c.Scopes, func(s string) bool { return strings.HasPrefix(s, "authsvc.") })
 }
+func invalidTarget(parameter, description string) error {
+	f := fault.Field(parameter, description)
+	f.Reason = fault.InvalidTarget
+	return f
+}
+
 
 // Sees reports whether the client may introspect a token with these audiences: one of its own, other than the issuer.
 func (c Client) Sees(audience []string, issuer string) bool {

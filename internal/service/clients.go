@@ -23,7 +23,8 @@ type Clients struct {
 	mu       sync.RWMutex
 	revision int64
 	byID     map[ids.Client]client.Client
-	asOf     time.Time // when the last completed look at the store began
+	asOf     time.Time // when the last completed look at the store began, by this process's clock
+	storeAt  time.Time // the store's time at that look
 }
 
 // maxAge is how old the directory may be to authenticate anybody without looking at the store first.
@@ -46,14 +47,14 @@ func (s *Clients) Refresh(ctx context.Context) error {
 		return fault.Wrap(ctx.Err(), fault.Unavailable, fault.StoreUnavailable, "the clients were not read in time")
 	}
 	began := s.now()
-	revision, err := s.store.Revision(ctx)
+	revision, storeAt, err := s.store.Revision(ctx)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	same := revision == s.revision
 	if same {
-		s.asOf = began
+		s.asOf, s.storeAt = began, storeAt
 	}
 	s.mu.Unlock()
 	if same {
@@ -75,7 +76,7 @@ func (s *Clients) Refresh(ctx context.Context) error {
 		after = list[len(list)-1].ID
 	}
 	s.mu.Lock()
-	s.byID, s.revision, s.asOf = all, revision, began
+	s.byID, s.revision, s.asOf, s.storeAt = all, revision, began, storeAt
 	s.mu.Unlock()
 	return nil
 }
@@ -98,6 +99,15 @@ func (s *Clients) Get(ctx context.Context, id ids.Client) (client.Client, error)
 		return c, nil
 	}
 	return client.Client{}, clientInvalid()
+}
+
+// storeTime gives the store's time at a moment of this process's clock, as of the last look at the store. It is exact to the
+// time that the look took and what the two clocks drift apart in a second, and costs no I/O; by it secrets expire everywhere
+// at once, as they do where the store itself decides.
+func (s *Clients) storeTime(at time.Time) time.Time {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.storeAt.Add(at.Sub(s.asOf))
 }
 
 // MaxClientID is the longest client id, in bytes.
@@ -129,7 +139,7 @@ func (s *Clients) Authenticate(ctx context.Context, a ClientAuth) (client.Client
 	if err != nil {
 		return client.Client{}, err
 	}
-	if !c.Authentic(a.Secret, s.now()) {
+	if !c.Authentic(a.Secret, s.storeTime(s.now())) {
 		return client.Client{}, clientInvalid()
 	}
 	return c, nil

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,13 +37,31 @@ type wall struct{ ahead atomic.Int64 }
 func (w *wall) now() time.Time          { return time.Now().Add(time.Duration(w.ahead.Load())) }
 func (w *wall) advance(d time.Duration) { w.ahead.Add(int64(d)) }
 
-// quiet counts nothing.
-type quiet struct{}
+// tally counts what the core says that it did.
+type tally struct {
+	mu     sync.Mutex
+	logins map[string]int
+}
 
-func (quiet) Login(string)           {}
-func (quiet) Refresh(string)         {}
-func (quiet) Revoke(string)          {}
-func (quiet) Introspect(string, int) {}
+func (y *tally) Login(outcome string) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.logins == nil {
+		y.logins = map[string]int{}
+	}
+	y.logins[outcome]++
+}
+
+func (*tally) Refresh(string)         {}
+func (*tally) Revoke(string)          {}
+func (*tally) Introspect(string, int) {}
+
+// counted gives the logins until now, by outcome.
+func (y *tally) counted() map[string]int {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return maps.Clone(y.logins)
+}
 
 // core is the use cases over a real store in memory, wired as the program wires them.
 type core struct {
@@ -57,6 +77,10 @@ type core struct {
 	accounts *service.Accounts
 	verifier *verify.Verifier
 	secrets  map[ids.Client]string
+	events   *tally
+	options  service.SignInOptions // of signIn, for a test that wants another one
+
+	tokenOptions service.TokensOptions // likewise
 }
 
 func must[T any](v T, err error) func(*testing.T) T {
@@ -105,7 +129,7 @@ func newCore(t *testing.T) *core {
 // replica gives another process's use cases over the same store.
 func replica(t *testing.T, db *sqlstore.DB, clock *wall) *core {
 	t.Helper()
-	c := &core{db: db, clock: clock}
+	c := &core{db: db, clock: clock, events: &tally{}}
 	log := slog.New(slog.DiscardHandler)
 	list := must(verify.NewList(verify.ListOptions{}))(t)
 	c.tail = must(revocation.New(revocation.Options{Store: db.Revocations(), Issuer: adminIssuer, List: list, Now: clock.now}))(t)
@@ -128,11 +152,13 @@ func replica(t *testing.T, db *sqlstore.DB, clock *wall) *core {
 	c.verifier = must(verify.New(verify.Options{Issuer: adminIssuer, AnyAudience: true, Keys: c.ring, Revocations: list, Now: clock.now}))(t)
 	c.clients = must(service.NewClients(db.Clients(), adminIssuer, clock.now))(t)
 	c.admin = must(service.NewClientAdmin(db.Clients(), adminIssuer, c.tail))(t)
-	c.signIn = must(service.NewSignIn(service.SignInOptions{Issuer: adminIssuer, Accounts: db.Accounts(), Clients: c.clients, Sessions: db.Sessions(),
-		Hasher: hasher, Throttle: throttle, RefreshKeys: refreshKeys, Minter: minter, MaxSessions: 50, Events: quiet{}, Logger: log}))(t)
-	c.tokens = must(service.NewTokens(service.TokensOptions{Issuer: adminIssuer, Accounts: db.Accounts(), Clients: c.clients, Sessions: db.Sessions(),
+	c.options = service.SignInOptions{Issuer: adminIssuer, Accounts: db.Accounts(), Clients: c.clients, Sessions: db.Sessions(),
+		Hasher: hasher, Throttle: throttle, RefreshKeys: refreshKeys, Minter: minter, MaxSessions: 50, Events: c.events, Logger: log}
+	c.signIn = must(service.NewSignIn(c.options))(t)
+	c.tokenOptions = service.TokensOptions{Issuer: adminIssuer, Accounts: db.Accounts(), Clients: c.clients, Sessions: db.Sessions(),
 		Log: db.Revocations(), RefreshKeys: refreshKeys, Minter: minter, Verifier: c.verifier, Tail: c.tail,
-		Pulse: service.NewPulse(func() time.Duration { return 0 }), Events: quiet{}, Logger: log, Now: clock.now}))(t)
+		Pulse: service.NewPulse(func() time.Duration { return 0 }), Events: c.events, Logger: log, Now: clock.now}
+	c.tokens = must(service.NewTokens(c.tokenOptions))(t)
 	c.sessions = must(service.NewSessions(db.Sessions(), c.tail))(t)
 	c.accounts = must(service.NewAccounts(db.Accounts(), db.Revocations(), hasher, password.NewPolicy(), throttle, c.tail))(t)
 	return c
@@ -164,6 +190,14 @@ func (c *core) refresh(ctx context.Context, tok string) (service.Issued, error) 
 // proof is a confidential client's authentication.
 func (c *core) proof(id ids.Client) service.ClientAuth {
 	return service.ClientAuth{Presented: true, ID: id, Secret: c.secrets[id]}
+}
+
+// tokensWith is the core's tokens in a process whose clock is apart from the store's.
+func (c *core) tokensWith(t *testing.T, clients *service.Clients, apart time.Duration) *service.Tokens {
+	t.Helper()
+	o := c.tokenOptions
+	o.Clients, o.Now = clients, func() time.Time { return c.clock.now().Add(apart) }
+	return must(service.NewTokens(o))(t)
 }
 
 // seen is what a client is told of a token.

@@ -92,7 +92,7 @@ func (s *SignIn) Login(ctx context.Context, r LoginRequest) (issued Issued, err 
 		return Issued{}, err
 	}
 	r.Caller.Client = c.ID
-	audience, err := c.Audience(r.Audience, s.o.Issuer)
+	audience, err := c.Audience(r.Audience, s.o.Issuer, "audience")
 	if err != nil {
 		return Issued{}, err
 	}

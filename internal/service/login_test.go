@@ -2,13 +2,16 @@ package service_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/authsvc/authsvc/internal/account"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/password"
 	"github.com/authsvc/authsvc/internal/service"
 )
 
@@ -84,6 +87,86 @@ func TestL05FormsOfOnePasswordOpenTheSameAccount(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		case !tt.opens:
 			wantReason(t, err, fault.InvalidCredentials)
+		}
+	}
+}
+
+func TestLoginsAreCountedByHowTheyEnded(t *testing.T) {
+	t.Parallel()
+	c := newCore(t)
+	c.login(t, "ada")
+	ask := func(signIn *service.SignIn, username, password string, by ids.Client) {
+		_, _ = signIn.Login(t.Context(), service.LoginRequest{Username: username, Password: password, ClientID: by, Caller: phone()})
+	}
+	ask(c.signIn, "ada", "wrong horse battery staple", "app")
+	ask(c.signIn, "ada", secretly, "nobody")
+	for range 13 { // ten are free
+		ask(c.signIn, "bob", "wrong horse battery staple", "app")
+	}
+	if diff := cmp.Diff(map[string]int{"ok": 1, "invalid_credentials": 11, "client_invalid": 1, "rate_limited": 3}, c.events.counted()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	// One slot and one place in its queue: of many logins at once some find no place.
+	o := c.options
+	o.Hasher = must(password.New(password.Options{Config: password.Config{MemoryKiB: 8 << 10, Time: 16, Threads: 1, MemoryBudgetMiB: 8}, Weak: true,
+		Slots: 1, Queue: 1, QueueWait: time.Minute}))(t)
+	narrow := must(service.NewSignIn(o))(t)
+	for round := 0; c.events.counted()["overloaded"] == 0 && round < 50; round++ {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() { ask(narrow, string(ids.New[ids.Account]()), secretly, "app") })
+		}
+		wg.Wait()
+	}
+	if got := c.events.counted(); got["overloaded"] == 0 || got["rate_limited"] != 3 || got["ok"] != 1 {
+		t.Errorf("with a full hashing queue the logins are counted as %v", got)
+	}
+}
+
+func TestTheRefusalOfATargetNamesItsParameter(t *testing.T) {
+	t.Parallel()
+	c := newCore(t)
+	login := func(id ids.Client, audience ...string) error {
+		r := service.LoginRequest{Username: "ada", Password: secretly, Audience: audience, Caller: phone()}
+		if c.secrets[id] != "" {
+			r.Client = c.proof(id)
+		} else {
+			r.ClientID = id
+		}
+		_, err := c.signIn.Login(t.Context(), r)
+		return err
+	}
+	service := func(id ids.Client, resources ...string) error {
+		_, err := c.tokens.ClientCredentials(t.Context(), service.ClientCredentialsRequest{ClientID: string(id), Secret: c.secrets[id], Resources: resources, Caller: phone()})
+		return err
+	}
+	many := make([]string, 65)
+	for _, tt := range []struct {
+		name      string
+		err       error
+		parameter string // empty: no refusal
+		says      string
+	}{
+		{"a login for another's audience", login("game", wiki), "audience", "registered with"},
+		{"a login for none where there is no default", login("wiki"), "audience", "is required"},
+		{"a login for too many", login("game", many...), "audience", "at most 64"},
+		{"a login for its own", login("game", api), "", ""},
+		{"a service's token for another's audience", service("web", wiki), "resource", "registered with"},
+		{"a service's token for none where there is no default", service("wiki"), "resource", "is required"},
+		{"a service's token for too many", service("web", many...), "resource", "at most 64"},
+		{"a service's token for its own", service("web", api), "", ""},
+	} {
+		if tt.parameter == "" {
+			if tt.err != nil {
+				t.Errorf("%s: %v", tt.name, tt.err)
+			}
+			continue
+		}
+		wantReason(t, tt.err, fault.InvalidTarget)
+		f := fault.From(tt.err)
+		if f.Kind != fault.Invalid || !strings.HasPrefix(f.Message, tt.parameter+": ") || !strings.Contains(f.Message, tt.says) ||
+			len(f.Violations) != 1 || f.Violations[0].Field != tt.parameter {
+			t.Errorf("%s is refused with %q and %v", tt.name, f.Message, f.Violations)
 		}
 	}
 }

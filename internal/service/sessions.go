@@ -1,9 +1,12 @@
 package service
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/authsvc/authsvc/internal/fault"
@@ -32,7 +35,8 @@ const (
 	MaxPage     = 200
 )
 
-// List gives the caller's live sessions, newest first, and the token of the next page, empty at the end.
+// List gives the caller's live sessions, newest first, and the token of the next page, empty at the end. A size of zero is
+// DefaultPage, one beyond MaxPage is MaxPage; a negative one, and a token of another account's list, are FIELD_INVALID.
 func (s *Sessions) List(ctx context.Context, caller Caller, size int32, pageToken string) ([]session.Session, string, error) {
 	switch {
 	case size < 0:
@@ -42,7 +46,7 @@ func (s *Sessions) List(ctx context.Context, caller Caller, size int32, pageToke
 	case size > MaxPage:
 		size = MaxPage
 	}
-	after, err := parseCursor(pageToken)
+	after, err := parseCursor(caller.Subject, pageToken)
 	if err != nil {
 		return nil, "", err
 	}
@@ -52,7 +56,7 @@ func (s *Sessions) List(ctx context.Context, caller Caller, size int32, pageToke
 	}
 	list = list[:size]
 	last := list[size-1]
-	return list, formatCursor(session.Cursor{CreatedAt: last.CreatedAt, ID: last.ID}), nil
+	return list, formatCursor(caller.Subject, session.Cursor{CreatedAt: last.CreatedAt, ID: last.ID}), nil
 }
 
 // Revoke ends one session of the caller's; another's and an unknown one are SESSION_NOT_FOUND, and one that
@@ -90,23 +94,35 @@ func (s *Sessions) end(ctx context.Context, owner ids.Account, j journal.Journal
 	return n, s.tail.CatchUp(ctx)
 }
 
-// A cursor is 8 bytes of microseconds and 16 of the id. It carries no authority: the account is the caller's in any case.
-func formatCursor(c session.Cursor) string {
+// A page token is 8 bytes of microseconds, 16 of the id, and 8 that tie them to the account. It carries no authority, since the
+// account is the caller's in any case: the tie makes another account's token an error instead of a page that skips sessions.
+const (
+	cursorSize = 8 + 16
+	tieSize    = 8
+)
+
+func formatCursor(account ids.Account, c session.Cursor) string {
 	id, err := ids.Bytes(c.ID)
 	if err != nil {
 		return ""
 	}
-	return base64.RawURLEncoding.EncodeToString(append(binary.BigEndian.AppendUint64(nil, uint64(c.CreatedAt.UnixMicro())), id[:]...))
+	raw := append(binary.BigEndian.AppendUint64(nil, uint64(c.CreatedAt.UnixMicro())), id[:]...)
+	return base64.RawURLEncoding.EncodeToString(append(raw, tie(account, raw)...))
 }
 
-func parseCursor(s string) (session.Cursor, error) {
+func tie(account ids.Account, cursor []byte) []byte {
+	sum := sha256.Sum256(slices.Concat([]byte("authsvc page token\x00"), []byte(account), []byte{0}, cursor))
+	return sum[:tieSize]
+}
+
+func parseCursor(account ids.Account, s string) (session.Cursor, error) {
 	if s == "" {
 		return session.Cursor{}, nil
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(raw) != 24 || raw[0]&0x80 != 0 {
-		return session.Cursor{}, fault.Field("page_token", "not a token that this service gave")
+	if err != nil || len(raw) != cursorSize+tieSize || !bytes.Equal(tie(account, raw[:cursorSize]), raw[cursorSize:]) || raw[0]&0x80 != 0 {
+		return session.Cursor{}, fault.Field("page_token", "is not one that an earlier page of this list gave; leave it out to begin anew")
 	}
 	at := time.UnixMicro(int64(binary.BigEndian.Uint64(raw[:8])))
-	return session.Cursor{CreatedAt: at, ID: ids.From[ids.Session]([16]byte(raw[8:]))}, nil
+	return session.Cursor{CreatedAt: at, ID: ids.From[ids.Session]([16]byte(raw[8:cursorSize]))}, nil
 }

@@ -1,8 +1,13 @@
 package service_test
 
 import (
+	"encoding/base64"
+	"math"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/authsvc/authsvc/internal/account"
 	"github.com/authsvc/authsvc/internal/fault"
@@ -51,6 +56,96 @@ func TestR43APasswordChangeEndsTheOtherSessions(t *testing.T) {
 	_, err = c.signIn.Login(t.Context(), service.LoginRequest{Username: "ada", Password: secretly, ClientID: "app", Caller: phone()})
 	wantReason(t, err, fault.InvalidCredentials)
 	must(c.signIn.Login(t.Context(), service.LoginRequest{Username: "ada", Password: next, ClientID: "app", Caller: phone()}))(t)
+}
+
+func TestSessionsAreListedByPagesOfOnesOwn(t *testing.T) {
+	t.Parallel()
+	c := newCore(t)
+	var mine []ids.Session
+	for range 3 {
+		mine = append(mine, c.login(t, "ada").SessionID)
+		c.clock.advance(time.Second)
+	}
+	slices.Reverse(mine) // the newest comes first
+	me, him := c.as(t, c.login(t, "ada")), c.as(t, c.login(t, "bob"))
+	c.login(t, "bob")
+	list, token, err := c.sessions.List(t.Context(), me, 1, "")
+	if err != nil || len(list) != 1 || token == "" {
+		t.Fatalf("the first page has %d sessions, error %v", len(list), err)
+	}
+	first, got := token, []ids.Session(nil)
+	for token != "" {
+		if list, token, err = c.sessions.List(t.Context(), me, 2, token); err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range list {
+			got = append(got, row.ID)
+		}
+	}
+	if diff := cmp.Diff(mine, got); diff != "" {
+		t.Errorf("the pages after the first (-want +got)\n%s", diff)
+	}
+	raw := must(base64.RawURLEncoding.DecodeString(first))(t)
+	for i := range raw { // every part of it counts
+		bad := slices.Clone(raw)
+		bad[i] ^= 1
+		if _, _, err := c.sessions.List(t.Context(), me, 1, base64.RawURLEncoding.EncodeToString(bad)); fault.From(err).Reason != fault.FieldInvalid {
+			t.Errorf("a page token with byte %d changed: %v", i, err)
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		who   service.Caller
+		size  int32
+		token string
+		field string // empty: a page
+	}{
+		{"a negative size", me, -1, "", "page_size"},
+		{"the least size", me, math.MinInt32, "", "page_size"},
+		{"the greatest size", me, math.MaxInt32, "", ""},
+		{"a size of one more than there may be", me, service.MaxPage + 1, "", ""},
+		{"no size", me, 0, "", ""},
+		{"a token of this list", me, 1, first, ""},
+		{"another account's token", him, 1, first, "page_token"},
+		{"his own list", him, 1, "", ""},
+		{"a token that is a word", me, 1, "next", "page_token"},
+		{"a token that is not base64url", me, 1, "!" + first[1:], "page_token"},
+		{"a padded token", me, 1, first + "=", "page_token"},
+		{"a token cut short", me, 1, first[:len(first)-4], "page_token"},
+		{"a token twice", me, 1, first + first, "page_token"},
+		{"a session's id for a token", me, 1, string(mine[0]), "page_token"},
+	} {
+		_, _, err := c.sessions.List(t.Context(), tt.who, tt.size, tt.token)
+		if tt.field == "" {
+			if err != nil {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			continue
+		}
+		wantReason(t, err, fault.FieldInvalid)
+		if f := fault.From(err); f.Kind != fault.Invalid || len(f.Violations) != 1 || f.Violations[0].Field != tt.field {
+			t.Errorf("%s: the violations are %v, want one of %s", tt.name, f.Violations, tt.field)
+		}
+	}
+}
+
+func TestAPageHasAtMostTwoHundredSessions(t *testing.T) {
+	t.Parallel()
+	c := newCore(t)
+	o := c.options
+	o.MaxSessions = service.MaxPage + 5
+	c.signIn = must(service.NewSignIn(o))(t)
+	var in service.Issued
+	for range service.MaxPage + 1 {
+		in = c.login(t, "ada")
+	}
+	for size, want := range map[int32]int{0: service.DefaultPage, service.MaxPage - 1: service.MaxPage - 1, service.MaxPage: service.MaxPage,
+		service.MaxPage + 1: service.MaxPage, math.MaxInt32: service.MaxPage} {
+		list, token, err := c.sessions.List(t.Context(), c.as(t, in), size, "")
+		if err != nil || len(list) != want || token == "" {
+			t.Errorf("of a size of %d there are %d sessions, token %q, error %v; want %d and a token", size, len(list), token, err, want)
+		}
+	}
 }
 
 func TestR43APersonEndsTheirSessionsAndNoOthers(t *testing.T) {
@@ -151,6 +246,51 @@ func TestF12O24ADeletedClientsRefreshTokensDie(t *testing.T) {
 	_, err := c.refresh(t.Context(), in.RefreshToken)
 	wantReason(t, err, fault.ClientInvalid)
 	must(c.tokens.Refresh(t.Context(), service.RefreshRequest{RefreshToken: in2.RefreshToken, ClientID: "game", Caller: phone()}))(t)
+}
+
+func TestO24SecretsExpireByTheStoresClockEverywhere(t *testing.T) {
+	t.Parallel()
+	for name, apart := range map[string]time.Duration{"a process whose clock is ahead": 3 * time.Hour, "a process whose clock is behind": -3 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCore(t)
+			off := must(service.NewClients(c.db.Clients(), adminIssuer, func() time.Time { return c.clock.now().Add(apart) }))(t)
+			o := c.options
+			o.Clients = off
+			signIn := must(service.NewSignIn(o))(t)
+			old := service.ClientAuth{Presented: true, ID: "web", Secret: c.secrets["web"]}
+			in := must(signIn.Login(t.Context(), service.LoginRequest{Username: "ada", Password: secretly, Client: old, Caller: phone()}))(t)
+			next := service.ClientAuth{Presented: true, ID: "web", Secret: must(c.admin.RotateSecret(t.Context(), service.Operator(1000), "web", time.Hour))(t)}
+			ask := func(by service.ClientAuth) []error {
+				if err := off.Refresh(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				_, direct := off.Authenticate(t.Context(), by)
+				_, login := signIn.Login(t.Context(), service.LoginRequest{Username: "ada", Password: secretly, Client: by, Caller: phone()})
+				_, own := c.tokens.ClientCredentials(t.Context(), service.ClientCredentialsRequest{ClientID: "web", Secret: by.Secret, Caller: phone()})
+				return []error{direct, login, own}
+			}
+			for _, err := range append(ask(old), ask(next)...) {
+				if err != nil {
+					t.Errorf("in the overlap: %v", err)
+				}
+			}
+			tokens := c.tokensWith(t, off, apart)
+			in = must(tokens.Refresh(t.Context(), service.RefreshRequest{RefreshToken: in.RefreshToken, Client: old, Caller: phone()}))(t)
+			c.clock.advance(time.Hour + time.Second)
+			for _, err := range ask(old) {
+				wantReason(t, err, fault.ClientInvalid)
+			}
+			for _, err := range ask(next) {
+				if err != nil {
+					t.Errorf("after the overlap, by the new secret: %v", err)
+				}
+			}
+			_, err := tokens.Refresh(t.Context(), service.RefreshRequest{RefreshToken: in.RefreshToken, Client: old, Caller: phone()})
+			wantReason(t, err, fault.ClientInvalid)
+			must(tokens.Refresh(t.Context(), service.RefreshRequest{RefreshToken: in.RefreshToken, Client: next, Caller: phone()}))(t)
+		})
+	}
 }
 
 func TestO24TwoSecretsAreValidOnlyInTheOverlap(t *testing.T) {

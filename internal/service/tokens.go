@@ -83,7 +83,7 @@ func (s *Tokens) Refresh(ctx context.Context, r RefreshRequest) (issued Issued, 
 	redeem := session.Redeem{
 		Session: presented.Session, SecretHash: presented.SecretHash, Generation: presented.Generation, Client: c.ID,
 		Device: session.HashDevice(r.Caller.IP, r.Caller.UserAgent), UserAgent: Clip(r.Caller.UserAgent, MaxUserAgent),
-		Window: c.ReuseWindow, Deadline: arrival.Add(DecisionTimeout), RequestID: r.Caller.RequestID,
+		Window: c.ReuseWindow, Deadline: s.o.Clients.storeTime(arrival).Add(DecisionTimeout), RequestID: r.Caller.RequestID,
 	}
 	if r.Caller.IP.IsValid() {
 		redeem.IP = r.Caller.IP.String()
@@ -299,7 +299,7 @@ func (s *Tokens) ClientCredentials(ctx context.Context, r ClientCredentialsReque
 	if !c.Authentic(r.Secret, now) {
 		return Issued{}, clientInvalid()
 	}
-	audience, err := c.Audience(r.Resources, s.o.Issuer)
+	audience, err := c.Audience(r.Resources, s.o.Issuer, "resource")
 	if err != nil {
 		return Issued{}, err
 	}

@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"slices"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/service"
+	"github.com/authsvc/authsvc/test/soak"
 )
 
 func TestF01F02TheLastRedeemedTokenGivesItsSuccessorAgain(t *testing.T) {
@@ -82,6 +84,27 @@ func TestF03F04F10AnOldTokenEndsTheSessionAndThatIsCommitted(t *testing.T) {
 	}
 }
 
+func TestG05ACallerWhoGivesUpDoesNotStopTheEndOfAStolenSession(t *testing.T) {
+	t.Parallel()
+	for name, patience := range map[string]time.Duration{"gone before the call": 0, "a deadline of a nanosecond": time.Nanosecond, "the twin, who waits": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCore(t)
+			in := c.login(t, "ada")
+			newest := must(c.refresh(t.Context(), must(c.refresh(t.Context(), in.RefreshToken))(t).RefreshToken))(t)
+			c.clock.advance(client.DefaultReuseWindow + time.Second)
+			if err := c.clients.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			_, err := c.refresh(ctx, in.RefreshToken)
+			wantReason(t, err, fault.RefreshReused)
+			wantDead(t, c, "the session", newest)
+		})
+	}
+}
+
 func TestF05AHundredRefreshesAtOnceAreOneRotation(t *testing.T) {
 	t.Parallel()
 	c := newCore(t)
@@ -116,11 +139,11 @@ func TestF05AHundredRefreshesAtOnceAreOneRotation(t *testing.T) {
 func TestF08OnceRevokeAnsweredNothingRefreshes(t *testing.T) {
 	t.Parallel()
 	c := newCore(t)
-	for round := range 40 {
+	for round := range soak.Count(1000, 10_000) {
 		in := c.login(t, "ada")
 		var wg sync.WaitGroup
 		var revoked error
-		minted := make([]service.Issued, 4)
+		minted := make([]service.Issued, 1+round%2*3) // in every other round some calls share decisions
 		for i := range minted {
 			wg.Go(func() { minted[i], _ = c.refresh(t.Context(), in.RefreshToken) })
 		}

@@ -224,8 +224,10 @@ func latest(first time.Time, others ...time.Time) time.Time {
 	return first
 }
 
-func (s clients) Revision(ctx context.Context) (int64, error) {
-	return view(ctx, s.db, func(q queries, _ time.Time) (int64, error) {
+func (s clients) Revision(ctx context.Context) (revision int64, now time.Time, err error) {
+	revision, err = view(ctx, s.db, func(q queries, at time.Time) (int64, error) {
+		now = at
 		return scanInt(q.row(`SELECT client_revision FROM installation`))
 	})
+	return revision, now, err
 }

@@ -181,10 +181,16 @@ var clientCases = []testCase{
 		last := int64(-1)
 		raised := func(what string) {
 			s.Helper()
-			n, err := s.Clients.Revision(s.ctx())
+			n, now, err := s.Clients.Revision(s.ctx())
 			s.ok(err)
 			if n <= last {
 				s.Fatalf("%s: revision %d after %d", what, n, last)
+			}
+			if _, begun, _, err := s.Clients.Begin(s.ctx(), "app"); err == nil && now.After(begun) {
+				s.Fatalf("%s: the revision is of %v, a read after it of %v", what, now, begun)
+			}
+			if now.IsZero() {
+				s.Fatalf("%s: the revision is of no time", what)
 			}
 			last = n
 		}

@@ -42,7 +42,7 @@ func (s *suite) world(watched ...ids.Session) world {
 		w.Sessions = append(w.Sessions, s.read(id))
 	}
 	w.Keys, w.Log, w.Audit = s.keys(), s.tail(0), s.records(audit.Filter{})
-	w.Revision, err = s.Clients.Revision(s.ctx())
+	w.Revision, _, err = s.Clients.Revision(s.ctx())
 	s.ok(err)
 	return w
 }
