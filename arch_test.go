@@ -28,6 +28,7 @@ type room struct {
 // floors holds every room of the house. A new package gets its line here first.
 var floors = []room{
 	{"verify", 0}, {"gen/...", 0}, {"internal/fault", 0}, {"internal/ids", 0}, {"internal/cookie", 0},
+	{"internal/proxy", 0},
 	{"guard", 1}, {"internal/oauth2", 1}, {"internal/password", 1},
 	{"internal/account", 2}, {"internal/client", 2}, {"internal/session", 2}, {"internal/grant", 2},
 	{"internal/token", 2}, {"internal/keys", 2}, {"internal/revocation", 2}, {"internal/audit", 2},
@@ -70,8 +71,8 @@ var nouns = []string{"internal/account", "internal/client", "internal/session", 
 // narrows are the rooms that see less than what lies below them.
 var narrows = []narrow{
 	{"internal/server/...", slices.Concat(nouns, []string{"internal/service", "internal/fault", "internal/ids",
-		"internal/cookie", "internal/oauth2", "gen/...", "verify", "guard"}),
-		"a server door imports service, noun values, fault, ids, cookie, oauth2, gen, verify and guard; never a store, never another door"},
+		"internal/cookie", "internal/proxy", "internal/oauth2", "gen/...", "verify", "guard"}),
+		"a server door imports service, noun values, fault, ids, cookie, proxy, oauth2, gen, verify and guard; never a store, never another door"},
 	{"internal/store/...", slices.Concat(nouns, []string{"internal/fault", "internal/ids"}),
 		"a store imports nouns, fault and ids; never service, never a door"},
 	{"cmd/...", []string{"internal/app", "internal/config"},

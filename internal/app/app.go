@@ -280,15 +280,13 @@ func (a *App) buildHTTP(context.Context) error {
 		return err
 	}
 	door, err := rpc.New(rpc.Options{SignIn: a.signIn, Tokens: a.tokens, Clients: a.clients, Sessions: a.sessions, Accounts: a.accounts,
-		KeySet: a.ring.JWKS, Verifier: own, Fresh: a.tail.Fresh, Logger: a.log, Panics: a.meter.panicked})
+		KeySet: a.ring.JWKS, Verifier: own, Fresh: a.tail.Fresh, Logger: a.log, Panics: a.meter.panicked,
+		TrustedProxies: a.cfg.Gateway.TrustedProxies})
 	if err != nil {
 		return err
 	}
 	door.Register(a.grpc)
-	channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: direct, Stats: a.observed()})
-	if err != nil {
-		return err
-	}
+	channel := rest.NewChannel(rest.ChannelOptions{Stats: a.observed()})
 	door.Register(channel)
 	issuer, err := url.Parse(a.cfg.Issuer)
 	if err != nil {
@@ -298,7 +296,7 @@ func (a *App) buildHTTP(context.Context) error {
 	if err != nil {
 		return err
 	}
-	handler, err := rest.New(rest.Options{Channel: channel, Admit: door.Admit, TrustedProxies: a.cfg.Gateway.TrustedProxies,
+	handler, err := rest.New(rest.Options{Channel: channel, Status: rpc.StatusOf, Admit: door.Admit, TrustedProxies: a.cfg.Gateway.TrustedProxies,
 		CORSOrigins: a.cfg.Gateway.CORSOrigins, KeySet: a.keySet, Extra: extra.Routes(), BasePath: strings.TrimSuffix(issuer.Path, "/"),
 		OpenAPI: openapi.Document(), Logger: a.log, Panicked: a.meter.panicked})
 	if err != nil {
@@ -311,11 +309,6 @@ func (a *App) buildHTTP(context.Context) error {
 	a.http = rest.NewServer(handler, conf)
 	a.http.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
 	return nil
-}
-
-// direct adds nothing: the pipeline, policy included, is in the handlers that the gRPC door registers.
-func direct(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	return next(ctx, req)
 }
 
 // callerOf is who sent an HTTP request, by the REST door's address rule.

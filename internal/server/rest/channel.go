@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -15,26 +14,24 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ChannelOptions is what a Channel runs around each call.
+// ChannelOptions is what a Channel tells of each call.
 type ChannelOptions struct {
-	// Interceptor is the gRPC server's own unary chain; required, since a door without it would have no policy.
-	Interceptor grpc.UnaryServerInterceptor
 	// Stats is the gRPC server's stats handler (traces and metrics); nil for none. It sees TagRPC, Begin and End.
 	Stats stats.Handler
 	// Now is the clock of the stats; nil means time.Now.
 	Now func() time.Time
 }
 
-// Channel calls services in this process as a gRPC server would: the same handlers, interceptors and stats, without a
-// socket and without encoding. It is a grpc.ServiceRegistrar and a grpc.ClientConnInterface. Unary only.
+// Channel calls services in this process as a gRPC server would: the same handlers and stats, without a socket and without
+// encoding. It runs nothing around a handler, so what is registered brings its own policy, as the gRPC door's services do. It
+// is a grpc.ServiceRegistrar and a grpc.ClientConnInterface. Unary only.
 //
 // Messages are handed over by shallow copy: a handler owns its request, and must make a new response for each call.
 type Channel struct {
-	interceptor grpc.UnaryServerInterceptor
-	stats       stats.Handler
-	now         func() time.Time
-	methods     map[string]method
-	services    []string
+	stats    stats.Handler
+	now      func() time.Time
+	methods  map[string]method
+	services []string
 }
 
 type method struct {
@@ -48,14 +45,11 @@ var (
 )
 
 // NewChannel makes a Channel without services.
-func NewChannel(o ChannelOptions) (*Channel, error) {
-	if o.Interceptor == nil {
-		return nil, errors.New("rest: ChannelOptions.Interceptor is required")
-	}
+func NewChannel(o ChannelOptions) *Channel {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Channel{interceptor: o.Interceptor, stats: o.Stats, now: o.Now, methods: make(map[string]method)}, nil
+	return &Channel{stats: o.Stats, now: o.Now, methods: make(map[string]method)}
 }
 
 // RegisterService adds a service, before the first call. Like grpc.Server's it has no error to give: an implementation of
@@ -110,7 +104,7 @@ func (c *Channel) Invoke(ctx context.Context, name string, args, reply any, opts
 }
 
 func (c *Channel) call(ctx context.Context, m method, args, reply any) error {
-	out, err := m.handler(m.impl, ctx, func(in any) error { return assign(in, args) }, c.interceptor)
+	out, err := m.handler(m.impl, ctx, func(in any) error { return assign(in, args) }, nil)
 	if err != nil {
 		if _, ok := status.FromError(err); ok {
 			return err

@@ -59,11 +59,8 @@ func (d *door) read(r *http.Request) *inbound {
 	in := &inbound{}
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	direct := from.Addr().Unmap().WithZone("")
-	trusted := err == nil && contains(d.trusted, direct)
-	in.ip = direct
-	if trusted {
-		in.ip = forwardedFor(r.Header["X-Forwarded-For"], direct, d.trusted)
-	}
+	trusted := err == nil && d.trusted.Contains(direct)
+	in.ip = d.trusted.Client(direct, r.Header["X-Forwarded-For"])
 	if in.ip.IsValid() {
 		in.addr.IP = in.ip.AsSlice()
 		if in.ip == direct {
@@ -105,43 +102,6 @@ func (in *inbound) incoming(ctx context.Context) context.Context {
 func (in *inbound) scheme() string {
 	scheme, _, _ := strings.Cut(in.authorization, " ")
 	return strings.ToLower(scheme)
-}
-
-// forwardedFor walks X-Forwarded-For from its right end, where the nearest proxy wrote, and gives the first address that
-// is not a trusted proxy. What it cannot read, or a chain of nothing but proxies, gives the peer itself: a bad value must
-// never open a fresh bucket of a rate limit.
-func forwardedFor(lines []string, direct netip.Addr, trusted []netip.Prefix) netip.Addr {
-	for i := len(lines) - 1; i >= 0; i-- {
-		rest := lines[i]
-		for rest != "" {
-			hop := rest
-			if comma := strings.LastIndexByte(rest, ','); comma >= 0 {
-				hop, rest = rest[comma+1:], rest[:comma]
-				if rest == "" {
-					return direct
-				}
-			} else {
-				rest = ""
-			}
-			addr, err := netip.ParseAddr(strings.TrimSpace(hop))
-			if err != nil || addr.Zone() != "" || addr.IsUnspecified() {
-				return direct
-			}
-			if addr = addr.Unmap(); !contains(trusted, addr) {
-				return addr
-			}
-		}
-	}
-	return direct
-}
-
-func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
-	for _, p := range prefixes {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
 }
 
 func wellFormedID(s string) bool {

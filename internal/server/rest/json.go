@@ -1,14 +1,18 @@
 package rest
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // codec is the only JSON of this door: proto field names, nothing unpopulated; and on the way in exactly one object, every
@@ -46,8 +50,16 @@ func (c *codec) NewDecoder(r io.Reader) runtime.Decoder {
 		if !ok {
 			return errRefused
 		}
-		if err := c.Unmarshal(b.data, v); err != nil {
+		m, ok := v.(proto.Message)
+		if !ok {
+			return errRefused
+		}
+		if err := c.in.Unmarshal(b.data, m); err != nil {
 			b.in.refusal = refusalOf(err)
+			return errRefused
+		}
+		if name, right := misspelt(b.data, m.ProtoReflect().Descriptor().Fields()); name != "" {
+			b.in.refusal = refusal{name, "there is no such field; it is spelled " + right}
 			return errRefused
 		}
 		return nil
@@ -66,6 +78,48 @@ func (c *codec) NewEncoder(w io.Writer) runtime.Encoder {
 }
 
 func (c *codec) ContentType(any) string { return "application/json" }
+
+// misspelt finds the first member that is named as protojson would name it (grantType) and not as the proto does
+// (grant_type): protojson takes both. data is an object that it has taken, so every string with a colon behind it is a
+// member's name; and one of a flat message, as the table of routes makes sure, so every name is one of fields.
+func misspelt(data []byte, fields protoreflect.FieldDescriptors) (name, right string) {
+	for {
+		open := bytes.IndexByte(data, '"')
+		if open < 0 {
+			return "", ""
+		}
+		text := data[open:]
+		end := closing(text)
+		text, data = text[:end], text[end:]
+		if behind := bytes.TrimLeft(data, " \t\r\n"); len(behind) == 0 || behind[0] != ':' {
+			continue // a value
+		}
+		name = string(text[1 : len(text)-1])
+		if strings.IndexByte(name, '\\') >= 0 && json.Unmarshal(text, &name) != nil {
+			return name, "otherwise" // not after protojson took it
+		}
+		if f := fields.ByJSONName(name); f != nil && f.TextName() != name {
+			return name, f.TextName()
+		}
+	}
+}
+
+// closing gives the length of the JSON string that text begins with, quotes included.
+func closing(text []byte) int {
+	quote := bytes.IndexByte(text[1:], '"')
+	if quote >= 0 && bytes.IndexByte(text[1:1+quote], '\\') < 0 {
+		return quote + 2 // a token or a name: nothing is escaped
+	}
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			return i + 1
+		case '\\':
+			i++ // and what it escapes
+		}
+	}
+	return len(text) // not after protojson took it
+}
 
 // errRefused tells the gateway to stop; what was wrong is in the request's inbound.
 var errRefused = errors.New("the body is not what this method takes")

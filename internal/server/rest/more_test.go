@@ -20,6 +20,7 @@ import (
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/server/rest"
+	"github.com/authsvc/authsvc/internal/server/rpc"
 )
 
 func TestAnswersHaveProtoNamesAndNothingUnpopulated(t *testing.T) {
@@ -208,6 +209,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"complete ones are taken", func(*rest.Options) {}, ""},
 		{"no channel", func(o *rest.Options) { o.Channel = nil }, "Channel"},
 		{"no key set", func(o *rest.Options) { o.KeySet = nil }, "KeySet"},
+		{"no table of codes", func(o *rest.Options) { o.Status = nil }, "Status"},
 		{"no logger", func(o *rest.Options) { o.Logger = nil }, "Logger"},
 		{"any origin", func(o *rest.Options) { o.CORSOrigins = []string{"*"} }, "origin"},
 		{"a null origin", func(o *rest.Options) { o.CORSOrigins = []string{"null"} }, "origin"},
@@ -224,22 +226,16 @@ func TestOptionsAreChecked(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := &services{}
-			channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: s.intercept})
-			if err != nil {
-				t.Fatal(err)
-			}
+			channel := rest.NewChannel(rest.ChannelOptions{})
 			authsvcv1.RegisterAuthServiceServer(channel, s)
-			o := rest.Options{Channel: channel, Logger: slog.New(slog.DiscardHandler),
+			o := rest.Options{Channel: channel, Status: rpc.StatusOf, Logger: slog.New(slog.DiscardHandler),
 				KeySet: func(context.Context) ([]byte, string, error) { return nil, "", nil }}
 			tt.change(&o)
-			_, err = rest.New(o)
+			_, err := rest.New(o)
 			if (err != nil) != (tt.bad != "") || err != nil && !strings.Contains(err.Error(), tt.bad) {
 				t.Errorf("New says %v, want an error about %q", err, tt.bad)
 			}
 		})
-	}
-	if _, err := rest.NewChannel(rest.ChannelOptions{}); err == nil {
-		t.Error("a channel without an interceptor would be a door without a policy")
 	}
 }
 
@@ -280,11 +276,8 @@ func (c *counter) HandleConn(context.Context, stats.ConnStats)                  
 func TestChannelCallsAsAServerWould(t *testing.T) {
 	t.Parallel()
 	s, c := &services{}, &counter{}
-	channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: s.intercept, Stats: c})
-	if err != nil {
-		t.Fatal(err)
-	}
-	authsvcv1.RegisterAuthServiceServer(channel, s)
+	channel := rest.NewChannel(rest.ChannelOptions{Stats: c})
+	authsvcv1.RegisterAuthServiceServer(noting{channel, s}, s)
 	client := authsvcv1.NewAuthServiceClient(channel)
 	var header metadata.MD
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer smuggled")
@@ -333,10 +326,59 @@ func TestChannelCallsAsAServerWould(t *testing.T) {
 	}
 }
 
+func TestABodyHasTheNamesOfTheProtoAlone(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, path, text string
+		field            string // that is refused; empty: taken
+	}{
+		{"lowerCamelCase", "login", `{"username":"ann","clientId":"a"}`, "clientId"},
+		{"the proto's spelling is taken", "login", `{"username":"ann","client_id":"a"}`, ""},
+		{"one after a list", "login", `{"audience":["a","b"],"deviceName":"x"}`, "deviceName"},
+		{"one before a list", "login", `{"deviceName":"x","audience":["a"]}`, "deviceName"},
+		{"white space around the colon", "login", "{ \"clientId\"\t\r\n : \"a\" }", "clientId"},
+		{"escaped", "login", `{"client\u0049d":"a"}`, "clientId"},
+		{"the proto's spelling escaped is taken", "login", `{"client\u005fid":"a"}`, ""},
+		{"a value that looks like it is taken", "login", `{"username":"clientId","password":"\"clientId\":","audience":["clientId"]}`, ""},
+		{"a value that ends in backslashes", "login", `{"password":"\\\\","clientId":"a"}`, "clientId"},
+		{"a value that ends in an escaped quote", "login", `{"password":"a\\\"","clientId":"a"}`, "clientId"},
+		{"null for a value", "login", `{"clientId":null}`, "clientId"},
+		{"of a refresh", "refresh", `{"refreshToken":"` + canary + `"}`, "refreshToken"},
+		{"of an introspection", "introspect", `{"token":"` + canary + `","tokenTypeHint":"x"}`, "tokenTypeHint"},
+		{"another of an introspection", "introspect", `{"token":"` + canary + `","minPosition":"x"}`, "minPosition"},
+		{"a name of another message", "introspect", `{"token":"` + canary + `","clientId":"x"}`, "clientId"},
+		{"an introspection is taken", "introspect", `{"token":"` + canary + `","token_type_hint":"x","min_position":"y"}`, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, nil)
+			resp := h.do(request(func(r *http.Request) { r.URL.Path = "/v1/auth/" + tt.path; withBody(r, tt.text) }))
+			text, st := read(t, resp)
+			if tt.field == "" {
+				if resp.StatusCode != http.StatusOK {
+					t.Errorf("answered %d %s", resp.StatusCode, text)
+				}
+				return
+			}
+			violations, _ := st.detail("BadRequest")["field_violations"].([]any)
+			if resp.StatusCode != http.StatusBadRequest || st.Code != int(codes.InvalidArgument) || len(violations) != 1 || h.services.count() != 0 {
+				t.Fatalf("answered %d %s after %d calls", resp.StatusCode, text, h.services.count())
+			}
+			if v, _ := violations[0].(map[string]any); v["field"] != tt.field {
+				t.Errorf("the violation is of %v, want %s", v["field"], tt.field)
+			}
+			if strings.Contains(text, canary) {
+				t.Errorf("R63 the answer shows a value: %s", text)
+			}
+		})
+	}
+}
+
 func FuzzJSONBody(f *testing.F) {
 	for _, seed := range []string{`{"username":"ann","password":"pw"}`, `{"username":"a","username":"b"}`, `{"x":1}`, ``, `null`,
 		`{"audience":["a","b"],"scope":"\ud800"}`, `{"username":"\u0000"}`, "{}\x00", `{"client_id":"a","clientId":"b"}`,
-		`{"tokens":["a"]}`, strings.Repeat(`{"a":`, 200), `{"username":"raw"}`} {
+		`{"tokens":["a"]}`, `{"token":"a\\","minPosition":"x"}`, `{"min\u0050osition":"x"}`, `{"token":"minPosition" ,"token_type_hint" : "\""}`, strings.Repeat(`{"a":`, 200), `{"username":"raw"}`} {
 		f.Add([]byte(seed))
 	}
 	h := open(f, func(o *rest.Options) { o.Logger = slog.New(slog.DiscardHandler) })
@@ -349,6 +391,11 @@ func FuzzJSONBody(f *testing.F) {
 				var object map[string]any
 				if err := json.Unmarshal(data, &object); err != nil || object == nil {
 					t.Errorf("%q was taken for an object of %s", data, path)
+				}
+				for name := range object {
+					if strings.ToLower(name) != name {
+						t.Errorf("%q was taken with the name %s", data, name)
+					}
 				}
 			case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
 			default:

@@ -1,5 +1,5 @@
-// Package rest owns the HTTP/JSON face of the gRPC services: the grpc-gateway in process, over a Channel that runs the
-// interceptors a network call would meet, so that no rule of who may call exists twice.
+// Package rest owns the HTTP/JSON face of the gRPC services: the grpc-gateway in process, over a Channel to the same handlers
+// that a network call meets, policy included, so that no rule of who may call exists twice.
 //
 // The gateway's defaults are unsafe for an authentication service, so it never sees the client's request. This door finds
 // the route in its own table, checks method, content type, query, credentials and size, reads the body, and hands the gateway
@@ -17,8 +17,10 @@ import (
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc/status"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/internal/proxy"
 )
 
 // Bounds of the time that one request may take.
@@ -39,6 +41,8 @@ type Options struct {
 	Channel *Channel
 	// KeySet gives the JWK Set (RFC 7517 §5) as JSON, and its entity tag with the quotes (RFC 9110 §8.8.3). Required.
 	KeySet func(ctx context.Context) (body []byte, etag string, err error)
+	// Status renders an error as the services do: the one table from faults to codes. Required.
+	Status func(err error) *status.Status
 	// Admit authenticates the caller of fullMethod from ctx alone, before a body over MaxBody is read. Only BatchIntrospect
 	// takes such bodies; without Admit it does not either.
 	Admit func(ctx context.Context, fullMethod string) error
@@ -73,8 +77,9 @@ type door struct {
 	codec    *codec
 	table    table
 	keySet   func(context.Context) ([]byte, string, error)
+	status   func(error) *status.Status
 	admit    func(context.Context, string) error
-	trusted  []netip.Prefix
+	trusted  proxy.Trusted
 	origins  map[string]bool
 	maxBody  int64
 	timeout  time.Duration
@@ -94,7 +99,7 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &door{codec: newCodec(), keySet: o.KeySet, admit: o.Admit, trusted: o.TrustedProxies, origins: allowed,
+	d := &door{codec: newCodec(), keySet: o.KeySet, status: o.Status, admit: o.Admit, trusted: o.TrustedProxies, origins: allowed,
 		maxBody: o.MaxBody, timeout: o.RequestTimeout, basePath: o.BasePath, openAPI: o.OpenAPI, log: o.Logger,
 		panicked: o.Panicked, now: o.Now, table: table{literal: make(map[string]*place)}}
 	d.gateway = runtime.NewServeMux(
@@ -120,6 +125,8 @@ func (o *Options) complete() error {
 		return errors.New("rest: Options.Channel is required")
 	case o.KeySet == nil:
 		return errors.New("rest: Options.KeySet is required")
+	case o.Status == nil:
+		return errors.New("rest: Options.Status is required")
 	case o.Logger == nil:
 		return errors.New("rest: Options.Logger is required")
 	case o.BasePath != "" && (!strings.HasPrefix(o.BasePath, "/") || strings.HasSuffix(o.BasePath, "/")):

@@ -26,6 +26,7 @@ import (
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/server/rest"
+	"github.com/authsvc/authsvc/internal/server/rpc"
 )
 
 // seen is what one call looked like from inside a service.
@@ -81,6 +82,24 @@ func (s *services) intercept(ctx context.Context, req any, info *grpc.UnaryServe
 	return next(ctx, req)
 }
 
+// noting registers services with every method wrapped, as the gRPC door does it, so that each call is noted first.
+type noting struct {
+	grpc.ServiceRegistrar
+	s *services
+}
+
+func (n noting) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	wrapped := *desc
+	wrapped.Methods = nil
+	for _, m := range desc.Methods {
+		wrapped.Methods = append(wrapped.Methods, grpc.MethodDesc{MethodName: m.MethodName,
+			Handler: func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				return m.Handler(srv, ctx, dec, n.s.intercept)
+			}})
+	}
+	n.ServiceRegistrar.RegisterService(&wrapped, impl)
+}
+
 // canary stands for a secret that must never leave by an answer or a log.
 const canary = "canary-7f3a"
 
@@ -103,9 +122,10 @@ func (s *services) Login(_ context.Context, r *authsvcv1.LoginRequest) (*authsvc
 			return nil, err
 		}
 		return nil, st.Err()
-	case "wrong", "token", "scope", "client":
+	case "wrong", "token", "scope", "client", "reused", "superseded", "expired", "ended":
 		reasons := map[string]fault.Reason{"wrong": fault.InvalidCredentials, "token": fault.TokenInvalid,
-			"scope": fault.ScopeInsufficient, "client": fault.ClientInvalid}
+			"scope": fault.ScopeInsufficient, "client": fault.ClientInvalid, "reused": fault.RefreshReused,
+			"superseded": fault.RefreshSuperseded, "expired": fault.RefreshExpired, "ended": fault.RefreshInvalid}
 		code := codes.Unauthenticated
 		if r.GetUsername() == "scope" {
 			code = codes.PermissionDenied
@@ -159,14 +179,12 @@ const goodOrigin = "https://app.example.com"
 func open(t testing.TB, change func(*rest.Options)) *house {
 	t.Helper()
 	h := &house{services: &services{}, log: &bytes.Buffer{}}
-	channel, err := rest.NewChannel(rest.ChannelOptions{Interceptor: h.services.intercept})
-	if err != nil {
-		t.Fatal(err)
-	}
-	authsvcv1.RegisterAuthServiceServer(channel, h.services)
-	authsvcv1.RegisterSessionServiceServer(channel, h.services)
+	channel := rest.NewChannel(rest.ChannelOptions{})
+	authsvcv1.RegisterAuthServiceServer(noting{channel, h.services}, h.services)
+	authsvcv1.RegisterSessionServiceServer(noting{channel, h.services}, h.services)
 	o := rest.Options{
 		Channel: channel,
+		Status:  rpc.StatusOf,
 		KeySet: func(context.Context) ([]byte, string, error) {
 			return []byte(`{"keys":[]}`), `"v1"`, nil
 		},
@@ -179,6 +197,7 @@ func open(t testing.TB, change func(*rest.Options)) *house {
 	if change != nil {
 		change(&o)
 	}
+	var err error
 	if h.Handler, err = rest.New(o); err != nil {
 		t.Fatal(err)
 	}
@@ -268,6 +287,8 @@ func TestRequestsAreTakenOrRefusedByTheirForm(t *testing.T) {
 		{"an unknown field", post("/v1/auth/login", `{"username":"ann","pasword":"x"}`), 400, fault.FieldInvalid},
 		{"a field twice", post("/v1/auth/login", `{"username":"ann","username":"bob"}`), 400, fault.FieldInvalid},
 		{"a field twice in two spellings", post("/v1/auth/login", `{"client_id":"a","clientId":"b"}`), 400, fault.FieldInvalid},
+		{"a field in lowerCamelCase", post("/v1/auth/login", `{"username":"ann","clientId":"a"}`), 400, fault.FieldInvalid},
+		{"the same in the proto's spelling is taken", post("/v1/auth/login", `{"username":"ann","client_id":"a"}`), 200, ""},
 		{"a field in another case", post("/v1/auth/login", `{"Username":"ann"}`), 400, fault.FieldInvalid},
 		{"a value of another type", post("/v1/auth/login", `{"username":"ann","password":17}`), 400, fault.FieldInvalid},
 		{"a value behind the object", post("/v1/auth/login", `{"username":"ann"}{}`), 400, fault.FieldInvalid},

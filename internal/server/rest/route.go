@@ -182,13 +182,14 @@ func routeOf(m protoreflect.MethodDescriptor, rule *annotations.HttpRule) (route
 		return r, errors.New("rest: " + r.full + " has an HTTP rule that this door does not serve")
 	}
 	r.body = rule.GetBody() == "*"
-	if !r.body {
-		fields := m.Input().Fields()
-		for i := range fields.Len() {
-			name := string(fields.Get(i).Name())
-			if !strings.Contains(r.template, "{"+name+"}") {
-				r.query = append(r.query, name)
-			}
+	fields := m.Input().Fields()
+	for i := range fields.Len() {
+		name := string(fields.Get(i).Name())
+		if r.body && fields.Get(i).Message() != nil {
+			return r, errors.New("rest: " + name + " of " + r.full + " is a message, and the names inside it would not be checked")
+		}
+		if !r.body && !strings.Contains(r.template, "{"+name+"}") {
+			r.query = append(r.query, name)
 		}
 	}
 	return r, nil

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc/status"
-
 	"github.com/authsvc/authsvc/internal/fault"
 )
 
@@ -254,8 +252,7 @@ func (d *door) recovered(ctx context.Context, w *recorder, in *inbound) {
 		w.Header().Del(name)
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	st := statusOf(fault.New(fault.Internal, fault.InternalError, "internal error"))
-	d.fail(ctx, w, in, status.ErrorProto(st)) // as a status, since it is in the log already
+	d.fail(ctx, w, in, d.status(errInternal()).Err()) // as a status, since it is in the log already
 }
 
 // record writes the access log: never a query, a body, a header's value, or a path that is not one of ours.

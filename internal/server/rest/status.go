@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"net/http"
@@ -16,66 +15,12 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/authsvc/authsvc/internal/fault"
 )
 
-// domain is the ErrorInfo domain of every reason of ours.
-const domain = "authsvc"
-
 // internalBody is what goes out when even the error cannot be written.
 const internalBody = `{"code":13,"message":"internal error"}`
-
-// codeOf is this door's one switch over the kinds of faults.
-func codeOf(k fault.Kind) codes.Code {
-	switch k {
-	case fault.Invalid:
-		return codes.InvalidArgument
-	case fault.Unauthenticated:
-		return codes.Unauthenticated
-	case fault.Denied:
-		return codes.PermissionDenied
-	case fault.NotFound:
-		return codes.NotFound
-	case fault.Exists:
-		return codes.AlreadyExists
-	case fault.Conflict:
-		return codes.Aborted
-	case fault.Precondition:
-		return codes.FailedPrecondition
-	case fault.Limited:
-		return codes.ResourceExhausted
-	case fault.Unavailable:
-		return codes.Unavailable
-	case fault.Internal:
-		return codes.Internal
-	}
-	return codes.Internal
-}
-
-// statusOf gives the status of an error of the door itself, or of a hook that it calls.
-func statusOf(err error) *statuspb.Status {
-	var f *fault.Error
-	if st, ok := status.FromError(err); ok && !errors.As(err, &f) {
-		return st.Proto()
-	}
-	f = fault.From(err)
-	st := &statuspb.Status{Code: int32(codeOf(f.Kind)), Message: f.Message}
-	attach(st, &errdetails.ErrorInfo{Reason: string(f.Reason), Domain: domain, Metadata: f.Meta})
-	if len(f.Violations) > 0 {
-		bad := &errdetails.BadRequest{}
-		for _, v := range f.Violations {
-			bad.FieldViolations = append(bad.FieldViolations,
-				&errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Description})
-		}
-		attach(st, bad)
-	}
-	if f.RetryAfter > 0 {
-		attach(st, &errdetails.RetryInfo{RetryDelay: durationpb.New(f.RetryAfter)})
-	}
-	return st
-}
 
 func attach(st *statuspb.Status, m proto.Message) {
 	if detail, err := anypb.New(m); err == nil {
@@ -123,6 +68,8 @@ func (d *door) notFound(ctx context.Context, w http.ResponseWriter, in *inbound)
 	d.fail(ctx, w, in, fault.New(fault.NotFound, fault.RouteNotFound, "there is nothing at this path"))
 }
 
+func errInternal() error { return fault.New(fault.Internal, fault.InternalError, "internal error") }
+
 // fail answers with err's status at the HTTP code that belongs to it.
 func (d *door) fail(ctx context.Context, w http.ResponseWriter, in *inbound, err error) {
 	d.failAs(ctx, w, in, err, 0)
@@ -130,8 +77,8 @@ func (d *door) fail(ctx context.Context, w http.ResponseWriter, in *inbound, err
 
 // failAs answers with err's status at the given HTTP code; 0 means the one that belongs to it.
 func (d *door) failAs(ctx context.Context, w http.ResponseWriter, in *inbound, err error, code int) {
-	st := statusOf(err)
-	known, seen := public(st)
+	st := d.status(err).Proto()
+	known, seen := d.public(st)
 	if _, isStatus := status.FromError(err); !seen || !isStatus && codes.Code(st.GetCode()) == codes.Internal {
 		// A service's interceptor has logged what it made Internal itself; what comes raw is logged here.
 		d.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String("request_id", in.requestID), slog.Any("error", err))
@@ -171,7 +118,7 @@ type answer struct {
 
 // public keeps of a status what a caller may see: the four kinds of details that are documented, and for an internal
 // error no words but the fixed ones. seen is false if nobody has given the error a reason before.
-func public(st *statuspb.Status) (a answer, seen bool) {
+func (d *door) public(st *statuspb.Status) (a answer, seen bool) {
 	seen = true
 	a.status = &statuspb.Status{Code: st.GetCode(), Message: st.GetMessage()}
 	internal := false
@@ -204,27 +151,35 @@ func public(st *statuspb.Status) (a answer, seen bool) {
 	if internal && a.reason == "" {
 		seen = false
 		a.reason = fault.InternalError
-		attach(a.status, &errdetails.ErrorInfo{Reason: string(a.reason), Domain: domain})
+		a.status.Details = append(a.status.Details, d.status(errInternal()).Proto().GetDetails()...)
 	}
 	return a, seen
 }
 
-// challenge gives the WWW-Authenticate header (RFC 9110 §11.6.1): in the scheme that the request used, and for Bearer
-// with the error code of RFC 6750 §3.1, which a request without credentials does not get.
+// challenge gives the WWW-Authenticate header (RFC 9110 §11.6.1), which every 401 has. It names the kind of credential that
+// was refused: Basic for a client, Bearer for an access token, with the error code of RFC 6750 §3.1, which a request without
+// one does not get. A password and a refresh token stand in the body, for which no scheme is registered: theirs is a name of
+// our own with the reason, so that no library takes its good access token for a bad one or asks a person for Basic.
 func challenge(code int, scheme string, reason fault.Reason, scope string) string {
-	switch {
-	case code == http.StatusForbidden && scheme == "bearer" && reason == fault.ScopeInsufficient:
+	if code == http.StatusForbidden && scheme == "bearer" && reason == fault.ScopeInsufficient {
 		c := `Bearer realm="authsvc", error="insufficient_scope"`
 		if scope != "" && scopeText(scope) {
 			c += `, scope="` + scope + `"`
 		}
 		return c
-	case code != http.StatusUnauthorized:
+	}
+	if code != http.StatusUnauthorized {
 		return ""
-	case scheme == "basic", scheme == "" && reason == fault.ClientInvalid:
+	}
+	switch reason {
+	case fault.ClientInvalid:
 		return `Basic realm="authsvc", charset="UTF-8"`
-	case scheme == "bearer" && (reason == fault.TokenInvalid || reason == fault.TokenExpired || reason == fault.TokenRevoked):
-		return `Bearer realm="authsvc", error="invalid_token"`
+	case fault.InvalidCredentials, fault.RefreshInvalid, fault.RefreshExpired, fault.RefreshReused, fault.RefreshSuperseded:
+		return `Authsvc realm="authsvc", reason="` + string(reason) + `"`
+	case fault.TokenInvalid, fault.TokenExpired, fault.TokenRevoked:
+		if scheme == "bearer" {
+			return `Bearer realm="authsvc", error="invalid_token"`
+		}
 	}
 	return `Bearer realm="authsvc"`
 }

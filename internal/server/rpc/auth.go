@@ -27,7 +27,7 @@ func (s authServer) Login(ctx context.Context, r *authsvcv1.LoginRequest) (*auth
 	}
 	issued, err := s.d.o.SignIn.Login(ctx, service.LoginRequest{
 		Username: r.GetUsername(), Password: r.GetPassword(), Client: auth, ClientID: ids.Client(r.GetClientId()),
-		Audience: r.GetAudience(), Scope: r.GetScope(), DeviceName: r.GetDeviceName(), Caller: caller(ctx),
+		Audience: r.GetAudience(), Scope: r.GetScope(), DeviceName: r.GetDeviceName(), Caller: s.d.caller(ctx),
 	})
 	if err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ func (s authServer) Refresh(ctx context.Context, r *authsvcv1.RefreshRequest) (*
 		return nil, fault.Field("refresh_token", "is required")
 	}
 	issued, err := s.d.o.Tokens.Refresh(ctx, service.RefreshRequest{RefreshToken: r.GetRefreshToken(), Client: auth,
-		ClientID: ids.Client(r.GetClientId()), Scope: r.GetScope(), Caller: caller(ctx)})
+		ClientID: ids.Client(r.GetClientId()), Scope: r.GetScope(), Caller: s.d.caller(ctx)})
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (s authServer) Revoke(ctx context.Context, r *authsvcv1.RevokeRequest) (*au
 	if err != nil {
 		return nil, err
 	}
-	position, err := s.d.o.Tokens.Revoke(ctx, service.RevokeRequest{Token: r.GetToken(), Client: auth, Caller: caller(ctx)})
+	position, err := s.d.o.Tokens.Revoke(ctx, service.RevokeRequest{Token: r.GetToken(), Client: auth, Caller: s.d.caller(ctx)})
 	if err != nil {
 		return nil, err
 	}

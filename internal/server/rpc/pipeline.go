@@ -25,6 +25,7 @@ import (
 	"github.com/authsvc/authsvc/guard"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/proxy"
 	"github.com/authsvc/authsvc/internal/service"
 )
 
@@ -95,7 +96,7 @@ func (d *Door) answer(ctx context.Context, method string, err error) error {
 		d.o.Logger.LogAttrs(ctx, slog.LevelError, "call failed", slog.String("method", method), slog.String("reason", string(f.Reason)),
 			slog.String("request_id", id), slog.String("trace_id", traceID(ctx)), slog.Any("error", err))
 	}
-	return toStatus(f, id)
+	return withRequestInfo(toStatus(f), id)
 }
 
 // envelope is what the pipeline asks the server to decode in place of the request. grpc-go sends an error of the codec to
@@ -165,11 +166,12 @@ func requestID(ctx context.Context) string {
 	return id
 }
 
-// caller collects what the door knows of who is calling.
-func caller(ctx context.Context) service.Caller {
+// caller collects what the door knows of who is calling. The address is the connection's, or, where that is a trusted
+// proxy's, what the proxy says of it. The REST door has applied the same rule already, and passes no such metadata on.
+func (d *Door) caller(ctx context.Context) service.Caller {
 	c := service.Caller{RequestID: requestID(ctx)}
 	if p, ok := peer.FromContext(ctx); ok {
-		c.IP = address(p.Addr)
+		c.IP = proxy.Trusted(d.o.TrustedProxies).Client(address(p.Addr), metadata.ValueFromIncomingContext(ctx, "x-forwarded-for"))
 	}
 	if ua := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(ua) > 0 {
 		c.UserAgent = service.Clip(ua[0], service.MaxUserAgent)

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"google.golang.org/grpc"
@@ -52,7 +53,7 @@ type accounts interface {
 	ChangePassword(ctx context.Context, caller service.Caller, oldPassword, newPassword string) error
 }
 
-// Options are what New needs; all fields are required.
+// Options are what New needs; all fields are required but TrustedProxies.
 type Options struct {
 	SignIn   signIn
 	Tokens   tokens
@@ -64,6 +65,8 @@ type Options struct {
 	Fresh    func(ctx context.Context) error // makes sure that revocations are at most a second old, or says Unavailable
 	Logger   *slog.Logger
 	Panics   func() // counts a handler that panicked
+	// TrustedProxies may say in the metadata x-forwarded-for whom they speak for.
+	TrustedProxies []netip.Prefix
 }
 
 // Door is the four services behind the pipeline.

@@ -14,7 +14,7 @@ type sessionServer struct {
 
 // ListSessions gives the caller's live sessions.
 func (s sessionServer) ListSessions(ctx context.Context, r *authsvcv1.ListSessionsRequest) (*authsvcv1.ListSessionsResponse, error) {
-	who := caller(ctx)
+	who := s.d.caller(ctx)
 	list, next, err := s.d.o.Sessions.List(ctx, who, r.GetPageSize(), r.GetPageToken())
 	if err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func (s sessionServer) ListSessions(ctx context.Context, r *authsvcv1.ListSessio
 
 // RevokeSession ends one of the caller's sessions.
 func (s sessionServer) RevokeSession(ctx context.Context, r *authsvcv1.RevokeSessionRequest) (*authsvcv1.RevokeSessionResponse, error) {
-	if err := s.d.o.Sessions.Revoke(ctx, caller(ctx), ids.Session(r.GetSessionId())); err != nil {
+	if err := s.d.o.Sessions.Revoke(ctx, s.d.caller(ctx), ids.Session(r.GetSessionId())); err != nil {
 		return nil, err
 	}
 	return &authsvcv1.RevokeSessionResponse{}, nil
@@ -40,7 +40,7 @@ func (s sessionServer) RevokeSession(ctx context.Context, r *authsvcv1.RevokeSes
 
 // RevokeAllSessions ends the caller's sessions.
 func (s sessionServer) RevokeAllSessions(ctx context.Context, r *authsvcv1.RevokeAllSessionsRequest) (*authsvcv1.RevokeAllSessionsResponse, error) {
-	n, err := s.d.o.Sessions.RevokeAll(ctx, caller(ctx), r.GetExceptCurrent())
+	n, err := s.d.o.Sessions.RevokeAll(ctx, s.d.caller(ctx), r.GetExceptCurrent())
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"errors"
+
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -39,8 +41,18 @@ func code(k fault.Kind) codes.Code {
 	return codes.Internal
 }
 
+// StatusOf renders an error: a status as it is, a fault by the table, anything else as Internal. It is the one table of this
+// service; the REST door is given it.
+func StatusOf(err error) *status.Status {
+	var f *fault.Error
+	if s, ok := status.FromError(err); ok && !errors.As(err, &f) {
+		return s
+	}
+	return toStatus(fault.From(err))
+}
+
 // toStatus renders a fault: its message and reason, never its cause.
-func toStatus(f *fault.Error, requestID string) error {
+func toStatus(f *fault.Error) *status.Status {
 	s := status.New(code(f.Kind), f.Message)
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: string(f.Reason), Domain: domain, Metadata: f.Meta}}
 	if len(f.Violations) > 0 {
@@ -56,7 +68,7 @@ func toStatus(f *fault.Error, requestID string) error {
 	if with, err := s.WithDetails(details...); err == nil {
 		s = with
 	}
-	return withRequestInfo(s, requestID)
+	return s
 }
 
 // withRequestInfo adds the request id by which the log can be searched.
