@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -11,6 +12,8 @@ import (
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/authsvc/authsvc/internal/fault"
 )
 
 // metrics counts what the core does, by outcome. Every label value comes from a closed list.
@@ -37,7 +40,7 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 		name string
 		help string
 	}{
-		{&m.logins, "authsvc.logins", "Logins, by outcome."},
+		{&m.logins, "authsvc.logins", "Logins, by outcome: ok, or why not; invalid_credentials is a failed one, rate_limited a throttled one, overloaded one that found the hashing queue full."},
 		{&m.refreshes, "authsvc.refreshes", "Refreshes, by outcome; refresh_reused is theft, refresh_superseded a late duplicate."},
 		{&m.revocations, "authsvc.revocations", "Revocations by token holders, by kind of token."},
 		{&m.introspections, "authsvc.introspections", "Introspected tokens, by outcome."},
@@ -50,7 +53,20 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 	for _, o := range []string{"active", "inactive"} {
 		m.outcomes[o] = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", o)))
 	}
+	for _, o := range loginOutcomes() {
+		m.logins.Add(context.Background(), 0, outcomeOf(o))
+	}
 	return m, nil
+}
+
+// loginOutcomes are those that an alert is made of. They are there from the start, at zero, since a rate cannot be told from
+// a counter's first value.
+func loginOutcomes() []string {
+	var all []string
+	for _, r := range []fault.Reason{fault.InvalidCredentials, fault.RateLimited, fault.Overloaded} {
+		all = append(all, strings.ToLower(string(r)))
+	}
+	return append(all, "ok")
 }
 
 func outcomeOf(v string) metric.MeasurementOption {
