@@ -6,19 +6,25 @@ import (
 	"github.com/authsvc/authsvc/internal/app"
 )
 
+// who is how the help names the argument that is a person.
+const who = "USERNAME|ID"
+
 func accountCommands() []command {
 	return []command{
-		{group: "account", name: "create", args: "USERNAME", about: "make an account; its password comes from a prompt or stdin", setup: none(accountCreate)},
+		{group: "account", name: "create", args: "USERNAME", about: "make an account; its password comes from a prompt or stdin", setup: none(accountCreate), asks: true},
 		{group: "account", name: "list", about: "list the accounts by name", setup: accountList},
-		{group: "account", name: "show", args: "[USERNAME]", about: "show one account, by its name or its id", setup: accountShow},
-		{group: "account", name: "disable", args: "USERNAME", about: "end every session of an account and let it begin none", setup: none(accountDisable)},
-		{group: "account", name: "enable", args: "USERNAME", about: "let an account act again", setup: none(accountEnable)},
-		{group: "account", name: "set-password", args: "USERNAME", about: "set a password, from a prompt or stdin, and end every session", setup: none(accountSetPassword)},
-		{group: "account", name: "delete", args: "USERNAME", about: "remove an account and end every session", setup: none(accountDelete)},
+		{group: "account", name: "show", args: who, about: "show one account", setup: none(accountShow)},
+		{group: "account", name: "disable", args: who, about: "end every session of an account and let it begin none", setup: none(accountDisable)},
+		{group: "account", name: "enable", args: who, about: "let an account act again", setup: none(accountEnable)},
+		{group: "account", name: "set-password", args: who, about: "set a password, from a prompt or stdin, and end every session", setup: none(accountSetPassword), asks: true},
+		{group: "account", name: "delete", args: who, about: "remove an account and end every session", setup: none(accountDelete)},
 	}
 }
 
 func accountCreate(r *call) error {
+	if err := r.admin.UsernameFree(r.ctx, r.args[0]); err != nil {
+		return err
+	}
 	password, err := r.password()
 	if err != nil {
 		return err
@@ -60,22 +66,12 @@ func accountList(f *flag.FlagSet) action {
 	}
 }
 
-func accountShow(f *flag.FlagSet) action {
-	id := f.String("id", "", "the account's `id`, which is the sub of its tokens, instead of its name")
-	return func(r *call) error {
-		if (len(r.args) == 0) == (*id == "") {
-			return usage("give either USERNAME or -id ID")
-		}
-		username := ""
-		if len(r.args) > 0 {
-			username = r.args[0]
-		}
-		a, err := r.admin.Account(r.ctx, username, *id)
-		if err != nil {
-			return err
-		}
-		return r.facts(a, accountFacts(a))
+func accountShow(r *call) error {
+	a, err := r.admin.Account(r.ctx, r.args[0])
+	if err != nil {
+		return err
 	}
+	return r.facts(a, accountFacts(a))
 }
 
 func accountFacts(a app.Account) [][2]string {
@@ -100,6 +96,9 @@ func accountEnable(r *call) error {
 }
 
 func accountSetPassword(r *call) error {
+	if _, err := r.admin.Account(r.ctx, r.args[0]); err != nil {
+		return err
+	}
 	password, err := r.password()
 	if err != nil {
 		return err
@@ -112,8 +111,9 @@ func accountSetPassword(r *call) error {
 }
 
 func accountDelete(r *call) error {
-	if err := r.admin.DeleteAccount(r.ctx, r.args[0]); err != nil {
+	a, err := r.admin.DeleteAccount(r.ctx, r.args[0])
+	if err != nil {
 		return err
 	}
-	return r.say(map[string]string{"deleted": r.args[0]}, "deleted account %s and ended its sessions", r.args[0])
+	return r.say(map[string]string{"deleted": a.Username, "account_id": a.ID}, "deleted account %s and ended its sessions", a.Username)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -37,7 +38,7 @@ func clientCreate(f *flag.FlagSet) action {
 	f.StringVar(&n.Kind, "kind", "", "`kind`: public (an app, which can keep no secret) or confidential (a service)")
 	f.StringVar(&n.Name, "name", "", "a `name` for people")
 	f.StringVar(&n.ID, "id", "", "its `id`; a random one if empty")
-	f.Var((*words)(&n.Audiences), "audience", "an `audience` that it may ask for; may be repeated")
+	f.Var((*words)(&n.Audiences), "audience", "an `audience` that it may ask for; at least one; may be repeated")
 	f.Var((*words)(&n.DefaultAudiences), "default-audience", "an `audience` that it gets when it names none; may be repeated")
 	f.Var((*words)(&n.Scopes), "scope", "a `scope` that it may ask for; may be repeated")
 	f.Var((*words)(&n.DefaultScopes), "default-scope", "a `scope` that it gets when it names none; may be repeated")
@@ -56,18 +57,38 @@ func clientCreate(f *flag.FlagSet) action {
 		}
 		c, err := r.admin.CreateClient(r.ctx, n)
 		if err != nil {
-			return err
+			return flagged(err)
 		}
 		return r.secret(c)
 	}
 }
 
-// secret prints a client with the secret that was just made.
-func (r *call) secret(c app.Client) error {
-	if err := r.facts(c, clientFacts(c)); err != nil || c.Secret == "" || r.output == "json" {
+// flagged names the flag where an error names the field that it fills.
+func flagged(err error) error {
+	field, problem, ok := app.Violation(err)
+	if !ok {
 		return err
 	}
-	_, err := io.WriteString(r.stderr, "authsvc: keep the secret now; it is not shown again\n")
+	name := "-" + strings.ReplaceAll(field, "_", "-")
+	switch field {
+	case "client_id":
+		name = "the client's id"
+	case "audiences", "default_audiences", "scopes", "default_scopes":
+		name = strings.TrimSuffix(name, "s")
+	}
+	return fmt.Errorf("%s: %s", name, problem)
+}
+
+// secret prints a client with the secret that was just made.
+func (r *call) secret(c app.Client) error {
+	err := r.facts(c, clientFacts(c))
+	if err != nil && c.Secret != "" {
+		return fmt.Errorf("client %s has its new secret, but it could not be shown; client rotate-secret makes another: %w", c.ID, err)
+	}
+	if err != nil || c.Secret == "" || r.output == "json" {
+		return err
+	}
+	_, err = io.WriteString(r.stderr, "authsvc: keep the secret now; it is not shown again\n")
 	return err
 }
 
@@ -118,7 +139,7 @@ func clientRotate(f *flag.FlagSet) action {
 	return func(r *call) error {
 		c, err := r.admin.RotateClientSecret(r.ctx, r.args[0], *overlap)
 		if err != nil {
-			return err
+			return flagged(err)
 		}
 		return r.secret(c)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"github.com/authsvc/authsvc/internal/app"
 	"io"
 	"os"
 	"slices"
@@ -13,10 +14,6 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
-
-	"golang.org/x/term"
-
-	"github.com/authsvc/authsvc/internal/app"
 )
 
 // A group is a first word with its commands; a command without a name is the group itself.
@@ -32,6 +29,7 @@ type command struct {
 	about       string
 	setup       func(*flag.FlagSet) action
 	storeless   bool // works without a store
+	asks        bool // reads a password
 }
 
 // An action does it, with flags and arguments parsed.
@@ -84,13 +82,9 @@ func (c command) run(ctx context.Context, args []string, stdin io.Reader, stdout
 	flags := flag.NewFlagSet(c.line(), flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.Usage = func() {}
-	flags.StringVar(&r.store.ConfigFile, "config", "", "the configuration `file` of the server")
-	if !c.storeless {
-		flags.StringVar(&r.store.Dir, "dir", "", "the `folder` of serve -dev")
-	}
-	if c.name != "print" {
-		flags.StringVar(&r.output, "o", "table", "output: table or json")
-	}
+	flags.StringVar(&r.store.ConfigFile, "config", "", "the configuration `file` of serve -config")
+	flags.StringVar(&r.store.Dir, "dir", "", "the `folder` of serve -dev, such as .authsvc")
+	flags.StringVar(&r.output, "o", c.format(), "output `format`: "+c.format()+" or json")
 	act := c.setup(flags)
 	if r.args, err = interleaved(flags, args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -111,6 +105,14 @@ func (c command) run(ctx context.Context, args []string, stdin io.Reader, stdout
 	return act(r)
 }
 
+// format is how a command prints unless it is told to print JSON.
+func (c command) format() string {
+	if c.name == "print" {
+		return "yaml"
+	}
+	return "table"
+}
+
 // check looks at what every command has in common.
 func (c command) check(r *call) error {
 	most := len(strings.Fields(c.args))
@@ -121,12 +123,16 @@ func (c command) check(r *call) error {
 	switch {
 	case len(r.args) < least:
 		return usage("%s is missing\nusage: %s", c.args, c.line())
+	case len(r.args) > most && c.asks: // which may be a password: it is not repeated
+		return usage("one argument too many: a password comes from a prompt or stdin, never from the command line\nusage: %s", c.line())
 	case len(r.args) > most:
 		return usage("%q is one argument too many\nusage: %s", r.args[most], c.line())
-	case c.name != "print" && r.output != "table" && r.output != "json":
-		return usage("-o must be table or json")
-	case !c.storeless && (r.store.ConfigFile == "") == (r.store.Dir == ""):
-		return usage("say which installation: either -config FILE or -dir FOLDER\nusage: %s", c.line())
+	case r.output != c.format() && r.output != "json":
+		return usage("-o must be %s or json", c.format())
+	case r.store.ConfigFile != "" && r.store.Dir != "":
+		return usage("-dir and -config name two installations: give one\nusage: %s", c.line())
+	case !c.storeless && r.store.ConfigFile == "" && r.store.Dir == "":
+		return usage("say which installation: -dir .authsvc (the folder of serve -dev), or -config FILE (the file of serve -config)\nusage: %s", c.line())
 	}
 	return nil
 }
@@ -194,7 +200,7 @@ func none(act action) func(*flag.FlagSet) action {
 func explain(err error) string { return app.Explain(err) }
 
 // print writes value as JSON, or what table writes.
-func (r *call) print(value any, table func(w io.Writer)) error {
+func (r *call) print(value any, table func(w io.Writer) error) error {
 	if r.output == "json" {
 		e := json.NewEncoder(r.stdout)
 		e.SetIndent("", "  ")
@@ -202,36 +208,43 @@ func (r *call) print(value any, table func(w io.Writer)) error {
 		return e.Encode(value)
 	}
 	t := tabwriter.NewWriter(r.stdout, 0, 0, 3, ' ', 0)
-	table(t)
-	return t.Flush()
+	return errors.Join(table(t), t.Flush())
 }
 
 // say answers with one sentence, or with value as JSON.
 func (r *call) say(value any, format string, args ...any) error {
-	return r.print(value, func(w io.Writer) { fmt.Fprintln(w, clean(fmt.Sprintf(format, args...))) })
+	return r.print(value, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, clean(fmt.Sprintf(format, args...)))
+		return err
+	})
 }
 
-// list prints rows under a head, and says on stderr where there are more.
+// list prints rows under a head, and says on stderr where there are more, or none.
 func (r *call) list(value any, more bool, head string, rows [][]string) error {
 	if more {
 		fmt.Fprintln(r.stderr, "authsvc: there are more; -limit 0 lists all")
 	}
-	return r.print(value, func(w io.Writer) {
+	if len(rows) == 0 {
+		fmt.Fprintln(r.stderr, "authsvc: there is nothing to list")
+	}
+	return r.print(value, func(w io.Writer) error {
 		fmt.Fprintln(w, strings.ReplaceAll(head, " ", "\t"))
 		for _, row := range rows {
 			fmt.Fprintln(w, strings.Join(cells(row), "\t"))
 		}
+		return nil // what w could not write, its Flush says
 	})
 }
 
 // facts prints one thing, a line for each of its properties.
 func (r *call) facts(value any, facts [][2]string) error {
-	return r.print(value, func(w io.Writer) {
+	return r.print(value, func(w io.Writer) error {
 		for _, f := range facts {
 			if f[1] != "" {
 				fmt.Fprintln(w, strings.Join(cells(f[:]), "\t"))
 			}
 		}
+		return nil // what w could not write, its Flush says
 	})
 }
 
@@ -261,44 +274,4 @@ func when(t time.Time) string {
 		return ""
 	}
 	return t.UTC().Format(time.RFC3339)
-}
-
-// maxPassword bounds what is read as a password, in bytes; the policy's own limit is lower.
-const maxPassword = 4096
-
-// password reads a new password: twice without echo from a terminal, otherwise one line from stdin. It never comes from
-// the command line, where every process of the machine could read it.
-func (r *call) password() (string, error) {
-	if f, ok := r.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		first, err := r.ask(f, "New password: ")
-		if err != nil {
-			return "", err
-		}
-		second, err := r.ask(f, "Once more: ")
-		if err == nil && first != second {
-			err = errors.New("the two passwords differ")
-		}
-		return first, err
-	}
-	text, err := io.ReadAll(io.LimitReader(r.stdin, maxPassword+1))
-	if err != nil {
-		return "", fmt.Errorf("read the password from stdin: %w", err)
-	}
-	line := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
-	switch {
-	case line == "":
-		return "", errors.New("stdin holds no password")
-	case len(line) > maxPassword:
-		return "", fmt.Errorf("the password is longer than %d bytes", maxPassword)
-	case strings.ContainsAny(line, "\r\n"):
-		return "", errors.New("stdin holds more than one line; a password is one")
-	}
-	return line, nil
-}
-
-func (r *call) ask(f *os.File, prompt string) (string, error) {
-	fmt.Fprint(r.stderr, prompt)
-	text, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(r.stderr)
-	return string(text), err
 }

@@ -66,7 +66,10 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 	}
 	switch first {
 	case "-h", "-help", "--help", "help":
-		return help(stdout)
+		if len(args) == 1 || first != "help" || args[1] == "help" || strings.HasPrefix(args[1], "-") {
+			return help(stdout)
+		}
+		return dispatch(ctx, append(args[1:len(args):len(args)], "-h"), stdin, stdout, stderr)
 	case "serve":
 		return serve(ctx, args[1:], stdout, stderr)
 	}
@@ -92,6 +95,6 @@ func help(w io.Writer) error {
 	for _, g := range groups() {
 		fmt.Fprintf(t, "  authsvc %s\t%s\n", g.name, g.about)
 	}
-	fmt.Fprint(t, "\nThese work on the store of an installation while its server runs: -config FILE names it, or -dir FOLDER for\nserve -dev. authsvc COMMAND -h says more.\n")
+	fmt.Fprint(t, "\nThese work on the store of an installation while its server runs or not: -dir .authsvc names that of serve -dev,\n-config FILE that of serve -config. A running server acts on what they change within a second.\nauthsvc COMMAND -h says more.\n")
 	return t.Flush()
 }

@@ -4,10 +4,10 @@ import (
 	"flag"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/authsvc/authsvc/internal/app"
-	"github.com/authsvc/authsvc/internal/config"
 )
 
 func sessionCommands() []command {
@@ -18,13 +18,13 @@ func sessionCommands() []command {
 }
 
 func sessionList(f *flag.FlagSet) action {
-	username := f.String("account", "", "only this `username`'s")
+	account := f.String("account", "", "only those of this account, by its `username or id`")
 	limit := limitFlag(f)
 	return func(r *call) error {
 		if err := checkLimit(*limit); err != nil {
 			return err
 		}
-		all, more, err := r.admin.Sessions(r.ctx, *username, *limit)
+		all, more, err := r.admin.Sessions(r.ctx, *account, *limit)
 		if err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func (r *call) revokeSession(id string) error {
 	if err != nil {
 		return err
 	}
-	answer := map[string]any{"revoked": id, "known": known}
+	answer := map[string]any{"kind": "session", "revoked": id, "known": known}
 	if !known {
 		return r.say(answer, "there is no session %s here; its access tokens are revoked all the same", id)
 	}
@@ -55,7 +55,7 @@ func revokeCommands() []command {
 }
 
 func revoke(f *flag.FlagSet) action {
-	subject := f.String("sub", "", "every session and token of this account `id`")
+	subject := f.String("sub", "", "every session and token of this account, by its `username or id`")
 	client := f.String("client", "", "every session and token of this client `id`")
 	session := f.String("sid", "", "this session `id`")
 	token := f.String("jti", "", "the access token with this `id`")
@@ -69,42 +69,46 @@ func revoke(f *flag.FlagSet) action {
 			}
 		})
 		if given != 1 {
-			return usage("give exactly one of -sub ID, -client ID, -sid ID, -jti ID and -everything")
+			return usage("give exactly one of -sub USERNAME|ID, -client ID, -sid ID, -jti ID and -everything")
 		}
 		switch {
 		case *subject != "":
-			n, err := r.admin.RevokeSubject(r.ctx, *subject)
-			return r.cutOff("account "+*subject, n, err)
+			id, n, err := r.admin.RevokeSubject(r.ctx, *subject)
+			return r.cutOff("account", id, n, err)
 		case *client != "":
 			n, err := r.admin.RevokeClient(r.ctx, *client)
-			return r.cutOff("client "+*client, n, err)
+			return r.cutOff("client", *client, n, err)
 		case *session != "":
 			return r.revokeSession(*session)
 		case *token != "":
 			if err := r.admin.RevokeToken(r.ctx, *token); err != nil {
 				return err
 			}
-			return r.say(map[string]string{"revoked": *token}, "revoked access token %s", *token)
+			return r.say(map[string]string{"kind": "token", "revoked": *token}, "revoked access token %s", *token)
 		case *everything:
 			n, err := r.admin.RevokeEverything(r.ctx)
-			return r.cutOff("everything", n, err)
+			return r.cutOff("everything", "", n, err)
 		default:
 			return usage("the flag needs a value")
 		}
 	}
 }
 
-func (r *call) cutOff(what string, n int, err error) error {
+func (r *call) cutOff(kind, id string, n int, err error) error {
 	if err != nil {
 		return err
 	}
-	return r.say(map[string]any{"revoked": what, "ended_sessions": n}, "cut off %s; ended %d live sessions", what, n)
+	answer := map[string]any{"kind": kind, "ended_sessions": n}
+	if id != "" {
+		answer["revoked"] = id
+	}
+	return r.say(answer, "cut off %s; ended %d live sessions", strings.TrimSpace(kind+" "+id), n)
 }
 
 func keyCommands() []command {
 	return []command{
 		{group: "keys", name: "list", about: "list the signing keys", setup: none(keysList)},
-		{group: "keys", name: "rotate", about: "let the pending key sign from now on", setup: keysRotate},
+		{group: "keys", name: "rotate", about: "make the pending key the signer", setup: keysRotate},
 		{group: "keys", name: "revoke", args: "[KID]", about: "make a key compromised: what it signed is dead", setup: keysRevoke},
 		{group: "keys", name: "rewrap", about: "seal the private halves with the first key-encryption key", setup: none(keysRewrap)},
 	}
@@ -133,10 +137,11 @@ func keysRotate(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
+		text := "key %s is the signer; a running server follows within a second"
 		if *now {
-			return r.say(map[string]string{"signer": kid}, "key %s signs now; services that poll the key set may refuse its tokens for up to 5 minutes", kid)
+			text += ", and services that poll the key set may refuse its tokens for up to 5 minutes"
 		}
-		return r.say(map[string]string{"signer": kid}, "key %s signs now", kid)
+		return r.say(map[string]string{"signer": kid}, text, kid)
 	}
 }
 
@@ -151,12 +156,12 @@ func keysRevoke(f *flag.FlagSet) action {
 			if err != nil {
 				return err
 			}
-			return r.say(map[string]string{"revoked": "all", "signer": kid}, "revoked every key; the new key %s signs now, and services that poll the key set may take up to 5 minutes to follow", kid)
+			return r.say(map[string]string{"revoked": "all", "signer": kid}, "revoked every key; the new key %s is the signer; a running server follows within a second, services that poll the key set within 5 minutes", kid)
 		}
 		if err := r.admin.RevokeKey(r.ctx, r.args[0]); err != nil {
 			return err
 		}
-		return r.say(map[string]string{"revoked": r.args[0]}, "revoked key %s; services that poll the key set may take up to 5 minutes to follow", r.args[0])
+		return r.say(map[string]string{"revoked": r.args[0]}, "revoked key %s; a running server follows within a second, services that poll the key set within 5 minutes", r.args[0])
 	}
 }
 
@@ -175,7 +180,7 @@ func auditCommands() []command {
 func auditList(f *flag.FlagSet) action {
 	var filter app.AuditFilter
 	f.StringVar(&filter.Event, "event", "", "only this `event`, such as login")
-	f.StringVar(&filter.Subject, "subject", "", "only what was done to this `id`")
+	f.StringVar(&filter.Subject, "subject", "", "only what was done to this `username or id`: of an account, a client, a session, a token or a key")
 	f.Int64Var(&filter.Before, "before", 0, "only records before this `id`")
 	since := f.String("since", "", "only records since this `time`: RFC 3339, or an age such as 24h")
 	limit := limitFlag(f)
@@ -223,20 +228,23 @@ func configCommands() []command {
 }
 
 func configPrint(r *call) error {
-	cfg, err := config.Load(r.store.ConfigFile, r.store.Environ)
+	cfg, err := app.LoadConfig(r.store)
 	if err != nil {
 		return err
 	}
-	return cfg.Print(r.stdout)
+	return r.print(cfg, func(w io.Writer) error { return cfg.Print(w) })
 }
 
 func configCheck(r *call) error {
-	cfg, err := config.Load(r.store.ConfigFile, r.store.Environ)
+	cfg, err := app.LoadConfig(r.store)
 	if err != nil {
 		return err
 	}
 	if err := app.CheckConfig(cfg); err != nil {
 		return err
 	}
-	return r.print(map[string]bool{"ok": true}, func(w io.Writer) { _, _ = io.WriteString(w, "the configuration is sound\n") })
+	return r.print(map[string]bool{"ok": true}, func(w io.Writer) error {
+		_, err := io.WriteString(w, "the configuration is sound\n")
+		return err
+	})
 }

@@ -14,10 +14,14 @@ import (
 	"github.com/authsvc/authsvc/internal/config"
 )
 
+// serveLine is how the command is written.
+const serveLine = "authsvc serve -dev [flags], or authsvc serve -config FILE"
+
 // serve runs the service: -dev from a folder that it fills itself, -config from a file that says everything.
 func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("authsvc serve", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {}
 	dev := flags.Bool("dev", false, "serve from a folder made on the first start, with a demo account and demo clients")
 	file := flags.String("config", "", "serve by this configuration `file`")
 	o := app.DevOptions{}
@@ -27,10 +31,19 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&o.Ops, "ops", "127.0.0.1:9091", "with -dev: `address` of health and metrics")
 	flags.StringVar(&o.Issuer, "issuer", "", "with -dev: the issuer `URL`; the HTTP URL of the first start if empty")
 	if err := flags.Parse(args); err != nil {
-		return errors.Join(errUsage, err)
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintf(stdout, "%s\nserve until a signal ends it\n", serveLine)
+			flags.SetOutput(stdout)
+			flags.PrintDefaults()
+			return err
+		}
+		return usage("%w\nusage: %s", err, serveLine)
 	}
-	if flags.NArg() > 0 || *dev == (*file != "") {
-		return errors.Join(errUsage, errors.New("serve takes either -dev or -config FILE"))
+	switch {
+	case flags.NArg() > 0:
+		return usage("%q is one argument too many\nusage: %s", flags.Arg(0), serveLine)
+	case *dev == (*file != ""):
+		return usage("serve takes either -dev or -config FILE\nusage: %s", serveLine)
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -44,7 +57,7 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 	})
 	if misplaced != nil {
-		return errors.Join(errUsage, misplaced)
+		return usage("%w", misplaced)
 	}
 	cfg, err := config.Load(*file, os.Environ())
 	if err != nil {

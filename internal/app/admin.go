@@ -22,7 +22,7 @@ import (
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
 
-// AdminOptions say which installation to work on: exactly one of ConfigFile and Dir.
+// AdminOptions say which installation to work on: exactly one of ConfigFile and Dir. LoadConfig takes neither, too.
 type AdminOptions struct {
 	ConfigFile string   // of serve -config
 	Dir        string   // of serve -dev
@@ -72,21 +72,10 @@ func OpenAdmin(ctx context.Context, o AdminOptions) (_ *Admin, err error) {
 // adminConfig reads what a command needs of a configuration: not the listeners, whose files the operator may not see.
 func adminConfig(o AdminOptions) (cfg config.Config, err error) {
 	if (o.ConfigFile == "") == (o.Dir == "") {
-		return cfg, errors.New("give either -config FILE or -dir FOLDER")
+		return cfg, errors.New("give either -dir FOLDER or -config FILE")
 	}
-	if o.ConfigFile != "" {
-		if cfg, err = config.Load(o.ConfigFile, o.Environ); err != nil {
-			return cfg, err
-		}
-	} else {
-		cfg = config.Default()
-		cfg.Database.Path = filepath.Join(o.Dir, devDatabase)
-		cfg.Secrets = config.Secrets{KeyEncryptionKeysFile: filepath.Join(o.Dir, devKEK), RefreshKeysFile: filepath.Join(o.Dir, devRefresh)}
-		issuer, err := os.ReadFile(filepath.Join(o.Dir, devIssuer))
-		if err != nil {
-			return cfg, fmt.Errorf("%s is not the folder of a server: start it once with serve -dev -dir %[1]s: %w", o.Dir, err)
-		}
-		cfg.Issuer = strings.TrimSpace(string(issuer))
+	if cfg, err = LoadConfig(o); err != nil {
+		return cfg, err
 	}
 	if cfg.Database.Path == "" {
 		return cfg, errors.New("database.path: is required")
@@ -94,6 +83,22 @@ func adminConfig(o AdminOptions) (cfg config.Config, err error) {
 	if err := config.CheckIssuer(cfg.Issuer); err != nil {
 		return cfg, fmt.Errorf("issuer: %w", err)
 	}
+	return cfg, nil
+}
+
+// LoadConfig reads the configuration of an installation, unchecked: of serve -dev by its folder, otherwise from the file, if
+// any, and the environment.
+func LoadConfig(o AdminOptions) (config.Config, error) {
+	if o.Dir == "" {
+		return config.Load(o.ConfigFile, o.Environ)
+	}
+	issuer, err := os.ReadFile(filepath.Join(o.Dir, devIssuer))
+	if err != nil {
+		return config.Config{}, fmt.Errorf("%s is not the folder of a server: start it once with serve -dev -dir %[1]s, or name the file of serve -config by -config: %w", o.Dir, err)
+	}
+	cfg := devConfig(o.Dir)
+	cfg.Issuer = strings.TrimSpace(string(issuer))
+	devAddresses(filepath.Join(o.Dir, devReady), &cfg)
 	return cfg, nil
 }
 
@@ -108,7 +113,18 @@ func CheckConfig(cfg config.Config) error {
 	}
 	_, kek := loadSealer(cfg.Secrets.KeyEncryptionKeysFile)
 	_, refresh := loadRefreshKeys(cfg.Secrets.RefreshKeysFile, cfg.Issuer)
-	return errors.Join(kek, refresh)
+	if kek == nil && refresh == nil {
+		refresh = distinctSecrets(cfg.Secrets)
+	}
+	return errors.Join(named("secrets.key_encryption_keys_file", kek), named("secrets.refresh_keys_file", refresh))
+}
+
+// named says which setting an error is about.
+func named(setting string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", setting, err)
 }
 
 // Explain gives an error in words for the operator: a fault's own sentence, and its cause where the sentence alone does
@@ -122,6 +138,15 @@ func Explain(err error) string {
 		return f.Message + ": " + f.Err.Error()
 	}
 	return f.Message
+}
+
+// Violation gives the field that an error is about, and what is wrong with it, where it is about one field.
+func Violation(err error) (field, problem string, ok bool) {
+	var f *fault.Error
+	if !errors.As(err, &f) || len(f.Violations) != 1 {
+		return "", "", false
+	}
+	return f.Violations[0].Field, f.Violations[0].Description, true
 }
 
 // committed stands for the revocation log in a process that answers for no token: what is committed is done.
@@ -160,15 +185,25 @@ func (a *Admin) CreateAccount(ctx context.Context, username, password string) (A
 	return viewAccount(made), err
 }
 
-// Account reads one account, by its name or else by its id.
-func (a *Admin) Account(ctx context.Context, username, id string) (Account, error) {
-	var found account.Account
-	var err error
-	if id != "" {
-		found, err = a.db.Accounts().Get(ctx, ids.Account(id))
-	} else {
-		found, err = a.accounts.ByUsername(ctx, username)
+// UsernameFree says what keeps a new account from having this name, before anybody is asked for its password.
+func (a *Admin) UsernameFree(ctx context.Context, username string) error {
+	name, err := account.Canonical(username)
+	if err != nil {
+		return err
 	}
+	_, err = a.db.Accounts().ByUsername(ctx, name)
+	switch {
+	case err == nil:
+		return fault.New(fault.Exists, fault.UsernameTaken, "the username is taken")
+	case fault.From(err).Kind == fault.NotFound:
+		return nil
+	}
+	return err
+}
+
+// Account reads one account, by its id or its username, as every method that takes a who.
+func (a *Admin) Account(ctx context.Context, who string) (Account, error) {
+	found, err := a.accounts.Find(ctx, who)
 	return viewAccount(found), err
 }
 
@@ -184,33 +219,37 @@ func (a *Admin) Accounts(ctx context.Context, limit int) ([]Account, bool, error
 }
 
 // EnableAccount lets an account act again.
-func (a *Admin) EnableAccount(ctx context.Context, username string) (Account, error) {
-	return a.setState(ctx, username, account.Active)
+func (a *Admin) EnableAccount(ctx context.Context, who string) (Account, error) {
+	return a.setState(ctx, who, account.Active)
 }
 
 // DisableAccount ends every session of an account and lets it begin none.
-func (a *Admin) DisableAccount(ctx context.Context, username string) (Account, error) {
-	return a.setState(ctx, username, account.Disabled)
+func (a *Admin) DisableAccount(ctx context.Context, who string) (Account, error) {
+	return a.setState(ctx, who, account.Disabled)
 }
 
-func (a *Admin) setState(ctx context.Context, username string, state account.State) (Account, error) {
-	if err := a.accounts.SetState(ctx, a.caller, username, state); err != nil {
+func (a *Admin) setState(ctx context.Context, who string, state account.State) (Account, error) {
+	if err := a.accounts.SetState(ctx, a.caller, who, state); err != nil {
 		return Account{}, err
 	}
-	return a.Account(ctx, username, "")
+	return a.Account(ctx, who)
 }
 
 // SetPassword replaces an account's password and ends its sessions.
-func (a *Admin) SetPassword(ctx context.Context, username, password string) (Account, error) {
-	if err := a.accounts.SetPassword(ctx, a.caller, username, password); err != nil {
+func (a *Admin) SetPassword(ctx context.Context, who, password string) (Account, error) {
+	if err := a.accounts.SetPassword(ctx, a.caller, who, password); err != nil {
 		return Account{}, err
 	}
-	return a.Account(ctx, username, "")
+	return a.Account(ctx, who)
 }
 
-// DeleteAccount removes an account and ends its sessions.
-func (a *Admin) DeleteAccount(ctx context.Context, username string) error {
-	return a.accounts.Delete(ctx, a.caller, username)
+// DeleteAccount removes an account and ends its sessions; it gives what the account was.
+func (a *Admin) DeleteAccount(ctx context.Context, who string) (Account, error) {
+	found, err := a.Account(ctx, who)
+	if err != nil {
+		return Account{}, err
+	}
+	return found, a.accounts.Delete(ctx, a.caller, found.ID)
 }
 
 // CreateClient registers a client; the answer holds its secret, once.
@@ -255,10 +294,10 @@ func (a *Admin) DeleteClient(ctx context.Context, id string) error {
 }
 
 // Sessions lists live sessions, newest first, of one account or of all, at most limit (all if zero).
-func (a *Admin) Sessions(ctx context.Context, username string, limit int) ([]Session, bool, error) {
+func (a *Admin) Sessions(ctx context.Context, who string, limit int) ([]Session, bool, error) {
 	var of ids.Account
-	if username != "" {
-		found, err := a.accounts.ByUsername(ctx, username)
+	if who != "" {
+		found, err := a.accounts.Find(ctx, who)
 		if err != nil {
 			return nil, false, err
 		}
@@ -278,9 +317,18 @@ func (a *Admin) RevokeSession(ctx context.Context, id string) (known bool, err e
 	return a.revocations.Session(ctx, a.caller, ids.Session(id))
 }
 
-// RevokeSubject cuts an account off, by its id, and gives how many sessions that ended.
-func (a *Admin) RevokeSubject(ctx context.Context, id string) (int, error) {
-	return a.revocations.Subject(ctx, a.caller, ids.Account(id))
+// RevokeSubject cuts an account off, and gives its id and how many sessions that ended. An id is cut off even if no account
+// has it: tokens of one that was deleted may live elsewhere.
+func (a *Admin) RevokeSubject(ctx context.Context, who string) (id string, sessions int, err error) {
+	found, err := a.accounts.Find(ctx, who)
+	if _, malformed := ids.Bytes(ids.Account(who)); err != nil && (malformed != nil || fault.From(err).Kind != fault.NotFound) {
+		return "", 0, err
+	}
+	if err != nil {
+		found.ID = ids.Account(who)
+	}
+	n, err := a.revocations.Subject(ctx, a.caller, found.ID)
+	return string(found.ID), n, err
 }
 
 // RevokeClient cuts a client off, and gives how many sessions that ended.
@@ -359,7 +407,11 @@ func (a *Admin) RewrapKeys(ctx context.Context) (int, error) {
 
 // Audit lists audit records, newest first, at most limit (all if zero).
 func (a *Admin) Audit(ctx context.Context, f AuditFilter, limit int) ([]AuditRecord, bool, error) {
-	filter := audit.Filter{Event: f.Event, Subject: f.Subject, Since: f.Since}
+	subjects, err := a.subjects(ctx, f.Subject)
+	if err != nil {
+		return nil, false, err
+	}
+	filter := audit.Filter{Event: f.Event, Subjects: subjects, Since: f.Since}
 	return paged(limit, viewRecord, func(last *audit.Record, n int) ([]audit.Record, error) {
 		before := f.Before
 		if last != nil {
@@ -367,6 +419,31 @@ func (a *Admin) Audit(ctx context.Context, f AuditFilter, limit int) ([]AuditRec
 		}
 		return a.db.Audit().List(ctx, filter, before, n)
 	})
+}
+
+// subjects gives the ids under which the audit log knows something: its own, and that of the account with this username.
+// What nothing has ever been is an error, so that a slip of the pen does not look like an empty log.
+func (a *Admin) subjects(ctx context.Context, text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	found, err := a.accounts.Find(ctx, text)
+	switch kind := fault.From(err).Kind; {
+	case err == nil && string(found.ID) != text:
+		return []string{text, string(found.ID)}, nil
+	case err == nil:
+		return []string{text}, nil
+	case kind != fault.NotFound && kind != fault.Invalid:
+		return nil, err
+	}
+	if _, err := a.clients.Get(ctx, ids.Client(text)); err == nil || fault.From(err).Kind != fault.NotFound {
+		return []string{text}, err
+	}
+	records, err := a.db.Audit().List(ctx, audit.Filter{Subjects: []string{text}}, 0, 1)
+	if err == nil && len(records) == 0 {
+		err = fmt.Errorf("no account or client is called %q, and no record is about it; what was deleted is found by its id", text)
+	}
+	return []string{text}, err
 }
 
 // adminPage is how many rows one read takes.

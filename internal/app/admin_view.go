@@ -104,7 +104,8 @@ type AuditRecord struct {
 	RequestID string    `json:"request_id,omitempty"`
 }
 
-// AuditFilter selects audit records; the zero filter selects all. Before is an id, exclusive.
+// AuditFilter selects audit records; the zero filter selects all. Subject is the id of anything, or a username; Before is an
+// id, exclusive.
 type AuditFilter struct {
 	Event   string
 	Subject string

@@ -5,6 +5,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -54,11 +55,12 @@ type Doors struct {
 func Listen(cfg config.Config) (d *Doors, err error) {
 	d = &Doors{}
 	for _, l := range []struct {
+		name    string
 		into    *net.Listener
 		address string
-	}{{&d.HTTP, cfg.HTTP.Address}, {&d.GRPC, cfg.GRPC.Address}, {&d.Ops, cfg.Ops.Address}} {
+	}{{"http", &d.HTTP, cfg.HTTP.Address}, {"grpc", &d.GRPC, cfg.GRPC.Address}, {"ops", &d.Ops, cfg.Ops.Address}} {
 		if *l.into, err = net.Listen("tcp", l.address); err != nil {
-			return nil, errors.Join(err, d.Close())
+			return nil, errors.Join(fmt.Errorf("%s: %w", l.name, err), d.Close())
 		}
 	}
 	return d, nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/authsvc/authsvc/internal/account"
 	"github.com/authsvc/authsvc/internal/client"
@@ -63,6 +64,17 @@ func RunDev(ctx context.Context, o DevOptions, stdout, stderr io.Writer) (err er
 		return err
 	}
 	path := func(name string) string { return filepath.Join(o.Dir, name) }
+	cfg := devConfig(o.Dir)
+	cfg.HTTP.Address, cfg.GRPC.Address, cfg.Ops.Address = o.HTTP, o.GRPC, o.Ops
+	doors, err := Listen(cfg)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: does another server run? -http, -grpc and -ops take other addresses; port 0 takes any free one", err)
+	}
+	if err != nil {
+		return err
+	}
+	defer doors.Close() //nolint:errcheck // Run closes them; this is for the early ways out
+	// Only now: a second start by mistake, which finds the doors taken, leaves the file of the server that runs.
 	if err := os.Remove(path(devReady)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -70,15 +82,6 @@ func RunDev(ctx context.Context, o DevOptions, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return err
 	}
-	cfg := config.Default()
-	cfg.HTTP.Address, cfg.GRPC.Address, cfg.Ops.Address, cfg.GRPC.Reflection = o.HTTP, o.GRPC, o.Ops, true
-	cfg.Database.Path = path(devDatabase)
-	cfg.Secrets = config.Secrets{KeyEncryptionKeysFile: path(devKEK), RefreshKeysFile: path(devRefresh)}
-	doors, err := Listen(cfg)
-	if err != nil {
-		return err
-	}
-	defer doors.Close() //nolint:errcheck // Run closes them; this is for the early ways out
 	if cfg.Issuer, err = devIssuerOf(path(devIssuer), o.Issuer, "http://"+doors.HTTP.Addr().String()); err != nil {
 		return err
 	}
@@ -103,6 +106,25 @@ func RunDev(ctx context.Context, o DevOptions, stdout, stderr io.Writer) (err er
 		}
 		return r.print(stdout, first, path(devReady))
 	})
+}
+
+// devConfig is the configuration of a dev folder, without its issuer.
+func devConfig(dir string) config.Config {
+	cfg := config.Default()
+	cfg.GRPC.Reflection = true
+	cfg.Database.Path = filepath.Join(dir, devDatabase)
+	cfg.Secrets = config.Secrets{KeyEncryptionKeysFile: filepath.Join(dir, devKEK), RefreshKeysFile: filepath.Join(dir, devRefresh)}
+	return cfg
+}
+
+// devAddresses puts the doors of the last start into cfg, which serve -dev takes from its flags. Where that is not known the
+// defaults stand; no command needs them.
+func devAddresses(path string, cfg *config.Config) {
+	var r ready
+	if text, err := os.ReadFile(path); err != nil || json.Unmarshal(text, &r) != nil {
+		return
+	}
+	cfg.HTTP.Address, cfg.GRPC.Address, cfg.Ops.Address = strings.TrimPrefix(r.HTTP, "http://"), r.GRPC, strings.TrimPrefix(r.Ops, "http://")
 }
 
 // devSecrets makes the two key files where there is no database yet. Where there is one, a missing key file is an error:

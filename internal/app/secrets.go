@@ -1,13 +1,17 @@
 package app
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/authsvc/authsvc/internal/config"
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/keys"
 	"github.com/authsvc/authsvc/internal/session"
@@ -23,7 +27,7 @@ type kekFile struct {
 
 type refreshFile struct {
 	Keys []struct {
-		ID   byte   `json:"id"`
+		ID   *byte  `json:"id"`
 		Key  string `json:"key"`
 		Gone bool   `json:"gone,omitempty"`
 	} `json:"keys"`
@@ -36,8 +40,9 @@ func loadSealer(path string) (*keys.Sealer, error) {
 		return nil, err
 	}
 	keks := make([]keys.KEK, 0, len(f.Keys))
+	seen := map[[32]byte]bool{}
 	for _, k := range f.Keys {
-		raw, err := decodeKey(path, k.Key)
+		raw, err := decodeKey(path, k.Key, seen)
 		if err != nil {
 			return nil, err
 		}
@@ -57,10 +62,14 @@ func loadRefreshKeys(path, issuer string) (*session.RefreshKeys, error) {
 		return nil, err
 	}
 	list := make([]session.RefreshKey, 0, len(f.Keys))
+	seen := map[[32]byte]bool{}
 	for _, k := range f.Keys {
-		key := session.RefreshKey{ID: k.ID, Gone: k.Gone}
+		if k.ID == nil {
+			return nil, fmt.Errorf("%s: a key has no id: give it a number from 0 to 255", path)
+		}
+		key := session.RefreshKey{ID: *k.ID, Gone: k.Gone}
 		if !k.Gone || k.Key != "" {
-			raw, err := decodeKey(path, k.Key)
+			raw, err := decodeKey(path, k.Key, seen)
 			if err != nil {
 				return nil, err
 			}
@@ -75,16 +84,45 @@ func loadRefreshKeys(path, issuer string) (*session.RefreshKeys, error) {
 	return r, nil
 }
 
-// decodeKey never quotes the key in its error.
-func decodeKey(path, text string) ([]byte, error) {
+// decodeKey never quotes the key in its error. It refuses what no random generator made: zeros, and the same key again.
+func decodeKey(path, text string, seen map[[32]byte]bool) ([]byte, error) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil || len(raw) != 32 {
 		return nil, fmt.Errorf("%s: every key must be the unpadded base64url of 32 bytes", path)
 	}
+	key := [32]byte(raw)
+	switch {
+	case key == [32]byte{}:
+		return nil, fmt.Errorf("%s: a key is all zeros: take 32 random bytes", path)
+	case seen[key]:
+		return nil, fmt.Errorf("%s: two entries hold the same key: take 32 random bytes for each", path)
+	}
+	seen[key] = true
 	return raw, nil
 }
 
-// readSecret refuses a file that others may read, and anything but strict JSON.
+// distinctSecrets refuses a key that stands in both files: whoever learns it there must not have it here. Both files have
+// been found sound.
+func distinctSecrets(c config.Secrets) error {
+	var kek kekFile
+	var refresh refreshFile
+	if err := errors.Join(readSecret(c.KeyEncryptionKeysFile, &kek), readSecret(c.RefreshKeysFile, &refresh)); err != nil {
+		return err
+	}
+	for _, k := range kek.Keys {
+		for _, r := range refresh.Keys {
+			if k.Key == r.Key {
+				return fmt.Errorf("%s: holds a key that is a key-encryption key, too: take 32 random bytes for each", c.RefreshKeysFile)
+			}
+		}
+	}
+	return nil
+}
+
+// maxSecret is the largest file of secrets, in bytes.
+const maxSecret = 64 << 10
+
+// readSecret refuses a file that others may read, and anything but strict JSON. Its errors quote nothing of the file.
 func readSecret(path string, into any) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -98,15 +136,52 @@ func readSecret(path string, into any) error {
 		return err
 	}
 	defer f.Close()
-	d := json.NewDecoder(f)
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("%s: not the JSON of a key file", path) // the decoder's error may quote the file
+	text, err := io.ReadAll(io.LimitReader(f, maxSecret))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	if d.More() {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if !distinctNames(d) {
+		return fmt.Errorf(`%s: is not JSON, or a name stands twice in it; a key file is {"keys": [{"id": …, "key": "<32 bytes, base64url>"}]}`, path)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: something follows the JSON", path)
 	}
+	d = json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf(`%s: has a field or a value that does not belong there; a key file is {"keys": [{"id": …, "key": "<32 bytes, base64url>"}]}`, path)
+	}
 	return nil
+}
+
+// distinctNames reads one JSON value and reports whether it is whole and no object in it has a name twice, in any case:
+// the decoder would let the last one count.
+func distinctNames(d *json.Decoder) bool {
+	t, err := d.Token()
+	if err != nil {
+		return false
+	}
+	open, ok := t.(json.Delim)
+	if !ok {
+		return true
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		if open == '{' {
+			name, err := d.Token()
+			text, ok := name.(string)
+			if text = strings.ToLower(text); err != nil || !ok || seen[text] {
+				return false
+			}
+			seen[text] = true
+		}
+		if !distinctNames(d) {
+			return false
+		}
+	}
+	_, err = d.Token()
+	return err == nil
 }
 
 // newKey gives 32 random bytes as they stand in a key file.

@@ -18,9 +18,9 @@ type Record struct {
 
 // Filter selects records; the zero Filter selects all.
 type Filter struct {
-	Event   string
-	Subject string
-	Since   time.Time
+	Event    string
+	Subjects []string // any one of them; empty selects all
+	Since    time.Time
 }
 
 // Store reads and prunes the audit log.

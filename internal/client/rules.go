@@ -79,6 +79,9 @@ func (c Client) Validate(issuer string) error {
 			}
 		}
 	}
+	if len(c.Audiences) == 0 && !c.privileged() {
+		return fault.Field("audiences", "name at least one: a client without any can get no token")
+	}
 	return nil
 }
 

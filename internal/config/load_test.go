@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"encoding/json"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -227,4 +228,26 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("printing and loading changes the configuration (-want +got)\n%s", diff)
 		}
 	})
+}
+
+func TestTheConfigurationInJSONSaysTheSame(t *testing.T) {
+	t.Parallel()
+	c := config.Default()
+	c.Issuer = "https://auth.example.com"
+	c.Gateway.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "c.yaml") // JSON is YAML
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := config.Load(path, nil)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if diff := cmp.Diff(c, again, cmpopts.EquateEmpty(), samePrefix); diff != "" {
+		t.Errorf("(-said in Go +read from JSON)\n%s", diff)
+	}
 }

@@ -19,6 +19,24 @@ func (c Config) Print(w io.Writer) error {
 	return b.Flush()
 }
 
+// MarshalJSON gives the same settings as an object in JSON; durations are text such as "5m0s".
+func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(tree(reflect.ValueOf(&c).Elem())) }
+
+func tree(v reflect.Value) map[string]any {
+	out := map[string]any{}
+	for _, f := range fields(v) {
+		out[f.name] = f.value.Interface()
+		if f.section() {
+			out[f.name] = tree(f.value)
+		} else if d, ok := out[f.name].(time.Duration); ok {
+			out[f.name] = d.String()
+		} else if f.value.Kind() == reflect.Slice && f.value.Len() == 0 {
+			out[f.name] = []any{}
+		}
+	}
+	return out
+}
+
 func printSection(w io.Writer, v reflect.Value, indent string) {
 	for _, f := range fields(v) {
 		if f.section() {

@@ -58,9 +58,16 @@ func (s *Accounts) newHash(ctx context.Context, password, name string) (string, 
 	return s.hasher.Hash(ctx, password)
 }
 
-// ByUsername reads an account by name, in any case and form.
-func (s *Accounts) ByUsername(ctx context.Context, username string) (account.Account, error) {
-	name, err := account.Canonical(username)
+// Find gives the account with this id, or else with this username, in any spelling. Where the id of one is the name of
+// another, the id counts: it cannot be chosen. Neither is NotFound/ACCOUNT_NOT_FOUND.
+func (s *Accounts) Find(ctx context.Context, who string) (account.Account, error) {
+	if _, err := ids.Bytes(ids.Account(who)); err == nil {
+		a, err := s.store.Get(ctx, ids.Account(who))
+		if err == nil || fault.From(err).Kind != fault.NotFound {
+			return a, err
+		}
+	}
+	name, err := account.Canonical(who)
 	if err != nil {
 		return account.Account{}, err
 	}
@@ -127,8 +134,8 @@ func (s *Accounts) old(ctx context.Context, a account.Account, password string, 
 }
 
 // SetPassword replaces a password by the operator's word and ends every session.
-func (s *Accounts) SetPassword(ctx context.Context, caller Caller, username, password string) error {
-	a, err := s.ByUsername(ctx, username)
+func (s *Accounts) SetPassword(ctx context.Context, caller Caller, who, password string) error {
+	a, err := s.Find(ctx, who)
 	if err != nil {
 		return err
 	}
@@ -142,8 +149,8 @@ func (s *Accounts) SetPassword(ctx context.Context, caller Caller, username, pas
 }
 
 // SetState enables or disables an account; disabling ends every session.
-func (s *Accounts) SetState(ctx context.Context, caller Caller, username string, state account.State) error {
-	a, err := s.ByUsername(ctx, username)
+func (s *Accounts) SetState(ctx context.Context, caller Caller, who string, state account.State) error {
+	a, err := s.Find(ctx, who)
 	if err != nil {
 		return err
 	}
@@ -155,8 +162,8 @@ func (s *Accounts) SetState(ctx context.Context, caller Caller, username string,
 }
 
 // Delete removes an account and ends every session.
-func (s *Accounts) Delete(ctx context.Context, caller Caller, username string) error {
-	a, err := s.ByUsername(ctx, username)
+func (s *Accounts) Delete(ctx context.Context, caller Caller, who string) error {
+	a, err := s.Find(ctx, who)
 	if err != nil {
 		return err
 	}

@@ -148,7 +148,9 @@ func TestABadClientIsNotCreated(t *testing.T) {
 		{"with an audience that has a space", client.Client{Kind: client.Public, Audiences: []string{"a b"}}},
 		{"with a default beyond its audiences", client.Client{Kind: client.Public, DefaultAudiences: []string{"a"}}},
 		{"with the issuer as a service's default", client.Client{Kind: client.Confidential, Audiences: []string{adminIssuer}, DefaultAudiences: []string{adminIssuer}}},
-		{"with tokens that live too long", client.Client{Kind: client.Public, AccessTTL: time.Hour}},
+		{"with tokens that live too long", client.Client{Kind: client.Public, Audiences: []string{"a"}, AccessTTL: time.Hour}},
+		{"public and without an audience", client.Client{Kind: client.Public}},
+		{"confidential and without an audience", client.Client{Kind: client.Confidential, Scopes: []string{"read"}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -169,11 +171,20 @@ func TestABadClientIsNotCreated(t *testing.T) {
 	}
 }
 
+func TestAClientWithoutAudienceMayAskForTheIssuerByItsScope(t *testing.T) {
+	t.Parallel()
+	want := client.Client{Kind: client.Confidential, Scopes: []string{"authsvc.introspect"}}
+	if _, _, err := clientAdmin(t, memory(t)).Create(t.Context(), service.Operator(1000), want); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestASecretIsRotatedOnlyWhereThereIsOne(t *testing.T) {
 	t.Parallel()
 	db := memory(t)
 	s := clientAdmin(t, db)
-	if _, secret, err := s.Create(t.Context(), service.Operator(1000), client.Client{ID: "app", Kind: client.Public}); err != nil || secret != "" {
+	app := client.Client{ID: "app", Kind: client.Public, Audiences: []string{"https://api.example.com"}}
+	if _, secret, err := s.Create(t.Context(), service.Operator(1000), app); err != nil || secret != "" {
 		t.Fatalf("a public client: secret %q, %v", secret, err)
 	}
 	_, err := s.RotateSecret(t.Context(), service.Operator(1000), "app", 0)
@@ -185,7 +196,7 @@ func TestASecretIsRotatedOnlyWhereThereIsOne(t *testing.T) {
 		wantReason(t, err, fault.FieldInvalid)
 	}
 	wantReason(t, s.Delete(t.Context(), service.Operator(1000), "none"), fault.ClientNotFound)
-	_, _, err = s.Create(t.Context(), service.Operator(1000), client.Client{ID: "app", Kind: client.Public})
+	_, _, err = s.Create(t.Context(), service.Operator(1000), app)
 	wantReason(t, err, fault.ClientExists)
 }
 

@@ -27,7 +27,7 @@ func revocations(t *testing.T, db *sqlstore.DB) *service.Revocations {
 func signedIn(t *testing.T) (*sqlstore.DB, session.Session) {
 	t.Helper()
 	db := memory(t)
-	if _, _, err := clientAdmin(t, db).Create(t.Context(), service.Operator(1000), client.Client{ID: "app", Kind: client.Public}); err != nil {
+	if _, _, err := clientAdmin(t, db).Create(t.Context(), service.Operator(1000), client.Client{ID: "app", Kind: client.Public, Audiences: []string{"https://api.example.com"}}); err != nil {
 		t.Fatal(err)
 	}
 	a := account.Account{ID: ids.New[ids.Account](), Username: "alice", PasswordHash: "x", State: account.Active}

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/authsvc/authsvc/internal/audit"
@@ -20,8 +21,11 @@ func (s auditLog) List(ctx context.Context, f audit.Filter, before int64, limit 
 	if f.Event != "" {
 		query, args = query+` AND event = ?`, append(args, f.Event)
 	}
-	if f.Subject != "" {
-		query, args = query+` AND subject = ?`, append(args, f.Subject)
+	if len(f.Subjects) > 0 {
+		query += ` AND subject IN (?` + strings.Repeat(`, ?`, len(f.Subjects)-1) + `)`
+		for _, s := range f.Subjects {
+			args = append(args, s)
+		}
 	}
 	if !f.Since.IsZero() {
 		query, args = query+` AND time >= ?`, append(args, micros(f.Since))

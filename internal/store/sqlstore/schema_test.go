@@ -79,7 +79,7 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 	must(err)
 	_, err = f.Audit().Prune(ctx, time.Hour, 10)
 	must(err)
-	for _, filter := range []audit.Filter{{}, {Subject: "x"}} {
+	for _, filter := range []audit.Filter{{}, {Subjects: []string{"x"}}, {Subjects: []string{"x", "y"}}} {
 		_, err = f.Audit().List(ctx, filter, 5, 10)
 		must(err)
 	}

@@ -98,7 +98,7 @@ func open(ctx context.Context, o Options, create bool) (*DB, error) {
 	db.w = newWriter(db, source)
 	if err := db.start(ctx, create); err != nil {
 		_ = source.Close()
-		return nil, err
+		return nil, fmt.Errorf("%w (%s)", err, o.Path)
 	}
 	if !db.memory {
 		if db.readers, err = openReaders(dsn(o.Path, o.OpTimeout, false)); err == nil {

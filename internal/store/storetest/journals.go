@@ -201,7 +201,7 @@ var textCases = []testCase{
 			r := present(x, 1)
 			r.IP, r.UserAgent = text, text
 			s.equal("user agent", s.redeem(r).Session.UserAgent, text)
-			records := s.records(audit.Filter{Event: text, Subject: text})
+			records := s.records(audit.Filter{Event: text, Subjects: []string{text}})
 			s.equal("records", len(records), 1)
 			s.equal("request", records[0].RequestID, text)
 			s.ok(s.Revocations.Append(s.ctx(), journal.Journal{Revokes: []journal.Revocation{{Kind: journal.KindToken, ID: text}}}))

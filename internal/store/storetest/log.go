@@ -379,9 +379,10 @@ var auditCases = []testCase{
 		}
 		s.equal("all", got(audit.Filter{}), "r4r3r2r1r0")
 		s.equal("event", got(audit.Filter{Event: "event0"}), "r4r2r0")
-		s.equal("subject", got(audit.Filter{Subject: "subject1"}), "r4r1")
+		s.equal("subject", got(audit.Filter{Subjects: []string{"subject1"}}), "r4r1")
+		s.equal("subjects", got(audit.Filter{Subjects: []string{"subject1", "subject2", "none"}}), "r4r2r1")
 		s.equal("since", got(audit.Filter{Since: s.Clock.Now().Add(-2 * time.Second)}), "r4r3")
-		s.equal("both", got(audit.Filter{Event: "event1", Subject: "subject0"}), "r3")
+		s.equal("both", got(audit.Filter{Event: "event1", Subjects: []string{"subject0"}}), "r3")
 		page, err := s.Audit.List(s.ctx(), audit.Filter{}, s.records(audit.Filter{})[1].ID, 2)
 		s.ok(err)
 		s.equal("page", page[0].RequestID+page[1].RequestID, "r2r1")

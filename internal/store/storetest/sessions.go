@@ -331,7 +331,7 @@ var redeemCases = []testCase{
 		if diff := cmp.Diff([]string{"sid:" + string(x.ID)}, s.listed()); diff != "" {
 			s.Fatal(diff)
 		}
-		records := s.records(audit.Filter{Subject: string(a.ID)})
+		records := s.records(audit.Filter{Subjects: []string{string(a.ID)}})
 		s.equal("records", len(records), 1)
 		s.equal("request", records[0].RequestID, "request 1")
 		s.equal("the honest head", s.redeem(present(x, 3)).Verdict, session.Invalid)
