@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/authsvc/authsvc/internal/session"
+	"github.com/authsvc/authsvc/test/soak"
 )
 
 // The model plays every schedule, up to a number of steps, of those who may hold a session's refresh tokens. It knows the
@@ -302,7 +303,7 @@ func honestDepth() int {
 	if testing.Short() {
 		return 11
 	}
-	return 13
+	return soak.Count(13, 16)
 }
 
 func TestModelHonestHoldersAreNeverEnded(t *testing.T) {
