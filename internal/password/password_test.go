@@ -15,6 +15,7 @@ import (
 
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/password"
+	"github.com/authsvc/authsvc/test/soak"
 )
 
 func tiny() password.Config {
@@ -238,10 +239,11 @@ func TestL01TheHashForANameThatNobodyHasCostsWhatANewHashDoes(t *testing.T) {
 
 func TestL14ASlotIsHeldToTheEndOfTheHashAndNothingIsLeftBehind(t *testing.T) {
 	t.Parallel()
-	h := hasher(t, func(o *password.Options) { o.Config.MemoryKiB, o.Queue, o.QueueWait = 1024, 1000, time.Hour })
+	callers := soak.Count(1000, 10_000)
+	h := hasher(t, func(o *password.Options) { o.Config.MemoryKiB, o.Queue, o.QueueWait = 1024, callers, time.Hour })
 	before := runtime.NumGoroutine()
 	var wg sync.WaitGroup
-	for i := range 500 {
+	for i := range callers {
 		ctx, cancel := context.WithCancel(t.Context())
 		wg.Go(func() {
 			_, err := h.Hash(ctx, "correct horse battery")

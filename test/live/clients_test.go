@@ -1,14 +1,11 @@
 package live
 
 import (
-	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
@@ -118,72 +115,5 @@ func TestGRPCDoor(t *testing.T) {
 	big := &authsvcv1.IntrospectRequest{Token: strings.Repeat("a", 70<<10)}
 	if _, err := auth.Introspect(basic, big); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("R58: a message of 70 KiB: %v", err)
-	}
-}
-
-// TestKillInFlight kills the real process with many calls in flight: every revocation that was acknowledged is in force
-// after the restart, and every session whose end nobody asked for lives.
-func TestKillInFlight(t *testing.T) {
-	t.Parallel()
-	rounds := 10
-	if testing.Short() {
-		rounds = 1
-	}
-	dir := t.TempDir()
-	for round := range rounds {
-		s := start(t, dir)
-		var honest, doomed []answer
-		for range 26 {
-			honest, doomed = append(honest, s.login(t)), append(doomed, s.login(t))
-		}
-		var mu sync.Mutex
-		var revoked []string
-		newest := map[int]string{}
-		var wg sync.WaitGroup
-		for i := range honest {
-			token := honest[i].text("refresh_token")
-			newest[i] = token
-			wg.Go(func() {
-				for {
-					a, err := try(t.Context(), "POST", s.HTTP+"/v1/auth/refresh", "", map[string]any{"refresh_token": token, "client_id": s.PublicClientID})
-					if err != nil || a.code != 200 {
-						return
-					}
-					token = a.text("refresh_token")
-					mu.Lock()
-					newest[i] = token
-					mu.Unlock()
-				}
-			})
-		}
-		for i := range doomed {
-			wg.Go(func() {
-				a, err := try(t.Context(), "POST", s.HTTP+"/v1/auth/revoke", "", map[string]any{"token": doomed[i].text("refresh_token")})
-				if err == nil && a.code == 200 {
-					mu.Lock()
-					revoked = append(revoked, doomed[i].text("access_token"))
-					mu.Unlock()
-				}
-			})
-		}
-		deadline := time.After(time.Duration(5+6*round) * time.Millisecond)
-		<-deadline
-		s.kill(t)
-		wg.Wait()
-		s = start(t, dir)
-		for _, token := range revoked {
-			if a := s.introspect(t, token); a.json["active"] != false {
-				t.Errorf("D12: an acknowledged revocation is lost: %s", a.raw)
-			}
-		}
-		for i, token := range newest {
-			if a := s.refresh(t, token); a.code != 200 {
-				t.Errorf("D12: honest session %d is lost: %d %s", i, a.code, a.raw)
-			}
-		}
-		s.stop(t)
-		if testing.Verbose() {
-			fmt.Printf("round %d: %d revocations were acknowledged before the kill\n", round, len(revoked))
-		}
 	}
 }

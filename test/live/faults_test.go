@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/authsvc/authsvc/test/soak"
 )
 
 func TestF17AConnectionCutAfterTheRequestLogsNobodyOut(t *testing.T) {
@@ -15,7 +17,7 @@ func TestF17AConnectionCutAfterTheRequestLogsNobodyOut(t *testing.T) {
 	s := start(t, t.TempDir())
 	in := s.login(t)
 	token := in.text("refresh_token")
-	rounds := 40
+	rounds := soak.Count(100, 1000)
 	if testing.Short() {
 		rounds = 5
 	}
