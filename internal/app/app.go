@@ -175,9 +175,20 @@ func (a *App) openStore(ctx context.Context) (err error) {
 	return err
 }
 
-func (a *App) openSecrets(context.Context) (err error) {
-	a.refreshKeys, err = loadRefreshKeys(a.cfg.Secrets.RefreshKeysFile, a.cfg.Issuer)
-	return err
+// openSecrets refuses a file of refresh keys that cannot be this database's: every refresh would be refused, for good.
+func (a *App) openSecrets(ctx context.Context) (err error) {
+	path := a.cfg.Secrets.RefreshKeysFile
+	if a.refreshKeys, err = loadRefreshKeys(path, a.cfg.Issuer); err != nil {
+		return err
+	}
+	newest, err := a.db.Sessions().List(ctx, "", session.Cursor{}, 1)
+	if err != nil {
+		return err
+	}
+	if len(newest) > 0 && !a.refreshKeys.Lists(newest[0].KeyID) {
+		return fmt.Errorf(`%s: the newest session was made with refresh key %d, which is not in it: put it back, or give it up by {"id": %[2]d, "gone": true}`, path, newest[0].KeyID)
+	}
+	return nil
 }
 
 func (a *App) buildTail(ctx context.Context) (err error) {

@@ -170,7 +170,7 @@ func devIssuerOf(path, asked, url string) (string, error) {
 		asked = url
 	}
 	if err := config.CheckIssuer(asked); err != nil {
-		return "", err
+		return "", fmt.Errorf("the issuer %s %w; -issuer gives another", asked, err)
 	}
 	return asked, writeWhole(path, []byte(asked+"\n"))
 }

@@ -90,6 +90,12 @@ func NewRefreshKeys(issuer string, keys []RefreshKey) (*RefreshKeys, error) {
 	return k, nil
 }
 
+// Lists reports whether the key file has an entry with this id, withdrawn or not.
+func (k *RefreshKeys) Lists(id byte) bool {
+	_, ok := k.byID[id]
+	return ok
+}
+
 // Format prints nothing of the keys, whatever the verb.
 func (k *RefreshKeys) Format(s fmt.State, _ rune) {
 	_, _ = io.WriteString(s, "RefreshKeys{"+redacted+"}")
