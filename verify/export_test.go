@@ -11,6 +11,16 @@ func ReadHeader(header string, foreign bool) (kid string, err error) {
 	return readHeader(header, foreign)
 }
 
+// SignatureGood exposes the third: whether a token's last segment is the key's signature over the first two, whatever they hold.
+func SignatureGood(token string, key *Key) (bool, error) {
+	p, err := split(token)
+	if err != nil {
+		return false, err
+	}
+	s, err := newSignature()
+	return err == nil && s.good(p.signed, p.signature, key), err
+}
+
 // ReadClaims exposes the step after the signature.
 func ReadClaims(payload string, foreign bool) (*Claims, error) {
 	t := &verified{}
