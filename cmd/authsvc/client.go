@@ -57,14 +57,14 @@ func clientCreate(f *flag.FlagSet) action {
 		}
 		c, err := r.admin.CreateClient(r.ctx, n)
 		if err != nil {
-			return flagged(err)
+			return flagged(err, "-id")
 		}
 		return r.secret(c)
 	}
 }
 
-// flagged names the flag where an error names the field that it fills.
-func flagged(err error) error {
+// flagged names the flag where an error names the field that it fills; id is how the command takes the client's id.
+func flagged(err error, id string) error {
 	field, problem, ok := app.Violation(err)
 	if !ok {
 		return err
@@ -72,7 +72,7 @@ func flagged(err error) error {
 	name := "-" + strings.ReplaceAll(field, "_", "-")
 	switch field {
 	case "client_id":
-		name = "the client's id"
+		name = id
 	case "audiences", "default_audiences", "scopes", "default_scopes":
 		name = strings.TrimSuffix(name, "s")
 	}
@@ -139,7 +139,7 @@ func clientRotate(f *flag.FlagSet) action {
 	return func(r *call) error {
 		c, err := r.admin.RotateClientSecret(r.ctx, r.args[0], *overlap)
 		if err != nil {
-			return flagged(err)
+			return flagged(err, "ID")
 		}
 		return r.secret(c)
 	}

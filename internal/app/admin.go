@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/authsvc/authsvc/internal/account"
@@ -93,8 +95,11 @@ func LoadConfig(o AdminOptions) (config.Config, error) {
 		return config.Load(o.ConfigFile, o.Environ)
 	}
 	issuer, err := os.ReadFile(filepath.Join(o.Dir, devIssuer))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return config.Config{}, fmt.Errorf("%s is not the folder of a server: start it once with serve -dev -dir %[1]s, or name the file of serve -config by -config: %w", o.Dir, err)
+	case err != nil:
+		return config.Config{}, err
 	}
 	cfg := devConfig(o.Dir)
 	cfg.Issuer = strings.TrimSpace(string(issuer))

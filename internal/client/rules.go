@@ -2,6 +2,7 @@ package client
 
 import (
 	"crypto/subtle"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +54,8 @@ func (c Client) Validate(issuer string) error {
 	case c.AccessTTL < time.Second || c.AccessTTL > MaxAccessTTL:
 		return fault.Field("access_ttl", "must be 1 s to 15 min")
 	case c.SessionTTL < c.AccessTTL || c.SessionIdleTTL < c.AccessTTL || c.SessionIdleTTL > c.SessionTTL:
-		return fault.Field("session_ttl", "must be at least session_idle_ttl, and that at least access_ttl")
+		return fault.Field("session_ttl", fmt.Sprintf("is %v: must be at least the idle lifetime (%v), and that at least an access token's (%v)",
+			c.SessionTTL, c.SessionIdleTTL, c.AccessTTL))
 	case c.ReuseWindow < MinReuseWindow || c.ReuseWindow > MaxReuseWindow:
 		return fault.Field("reuse_window", "must be 10 s to 60 s")
 	case c.Kind == Confidential && slices.Contains(c.DefaultAudiences, issuer):
@@ -126,15 +128,15 @@ func (c Client) Audience(asked []string, issuer, parameter string) ([]string, er
 	return out, nil
 }
 
-func (c Client) privileged() bool {
-	return slices.ContainsFunc(c.Scopes, func(s string) bool { return strings.HasPrefix(s, "authsvc.") })
-}
 func invalidTarget(parameter, description string) error {
 	f := fault.Field(parameter, description)
 	f.Reason = fault.InvalidTarget
 	return f
 }
 
+func (c Client) privileged() bool {
+	return slices.ContainsFunc(c.Scopes, func(s string) bool { return strings.HasPrefix(s, "authsvc.") })
+}
 
 // Sees reports whether the client may introspect a token with these audiences: one of its own, other than the issuer.
 func (c Client) Sees(audience []string, issuer string) bool {
