@@ -56,6 +56,7 @@ func TestG01G02G03OnlyNamedHeadersReachAService(t *testing.T) {
 	}
 }
 
+// The rule itself is package proxy's; these cases are how its input is taken from a request.
 func TestClientAddress(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -69,11 +70,6 @@ func TestClientAddress(t *testing.T) {
 		{"IPv6", "[fd00::1]:80", []string{"2001:db8::1"}, "[2001:db8::1]:0"},
 		{"IPv4 mapped into IPv6", "[::ffff:10.0.0.1]:80", []string{"::ffff:198.51.100.1"}, "198.51.100.1:0"},
 		{"L11 a hop that is not an address", "10.0.0.1:80", []string{"a"}, "10.0.0.1:80"},
-		{"L11 not an address on the right", "10.0.0.1:80", []string{"198.51.100.1, a"}, "10.0.0.1:80"},
-		{"L11 an empty hop", "10.0.0.1:80", []string{"198.51.100.1,"}, "10.0.0.1:80"},
-		{"L11 an address with a zone", "10.0.0.1:80", []string{"fe80::1%eth0"}, "10.0.0.1:80"},
-		{"L11 not an address left of the client is not looked at", "10.0.0.1:80", []string{"a, 198.51.100.1"}, "198.51.100.1:0"},
-		{"nothing but proxies", "10.0.0.1:80", []string{"10.9.9.9"}, "10.0.0.1:80"},
 		{"no header", "10.0.0.1:80", nil, "10.0.0.1:80"},
 	}
 	for _, tt := range tests {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/internal/ids"
@@ -162,7 +163,7 @@ func TestG13ACompressedBombIsRefused(t *testing.T) {
 	if got := bomb(rpc.MaxBatchMessage - 100); got != codes.OK {
 		t.Errorf("a compressed message within the limit: %v", got)
 	}
-	for _, size := range []int{rpc.MaxBatchMessage + 1, 64 << 20} {
+	for _, size := range []int{rpc.MaxBatchMessage + 1, 4 * rpc.MaxBatchMessage} {
 		if got := bomb(size); got != codes.ResourceExhausted {
 			t.Errorf("a message that grows to %d bytes: %v", size, got)
 		}
@@ -252,5 +253,72 @@ func TestListSessionsSaysWhichParameterIsWrong(t *testing.T) {
 		if status.Code(err) != codes.InvalidArgument || len(fields) != 1 || fields[0] != tt.field {
 			t.Errorf("%s: %v of the fields %v, want %s", tt.name, err, fields, tt.field)
 		}
+	}
+}
+
+// raw sends bytes as they are, where a client's own codec would not.
+type raw struct{}
+
+func (raw) Name() string { return "proto" }
+
+func (raw) Marshal(v any) ([]byte, error) {
+	data, ok := v.([]byte)
+	if !ok {
+		return nil, fmt.Errorf("%T is not bytes", v)
+	}
+	return data, nil
+}
+
+func (raw) Unmarshal(data []byte, v any) error {
+	into, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("%T is not bytes", v)
+	}
+	*into = data
+	return nil
+}
+
+func TestG16WhatIsNotARequestIsRefusedAsInput(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	good := string(must(proto.Marshal(&authsvcv1.LoginRequest{Username: "ada", Password: oldPassword, ClientId: "app"}))(t))
+	for _, tt := range []struct {
+		name string
+		more string // behind a good login
+		want codes.Code
+	}{
+		{"the twin: nothing more", "", codes.OK},
+		{"the twin: a device's name", "\x32\x06canary", codes.OK},
+		{"a name that is not UTF-8", "\x32\x07canary\xff", codes.InvalidArgument},
+		{"a name cut short", "\x32\x20canary", codes.InvalidArgument},
+		{"a group that does not end", "\x33canary", codes.InvalidArgument},
+		{"bytes of no field", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xffcanary", codes.InvalidArgument},
+	} {
+		var out []byte
+		err := s.conn.Invoke(t.Context(), authsvcv1.AuthService_Login_FullMethodName, []byte(good+tt.more), &out, grpc.ForceCodec(raw{}))
+		st := status.Convert(err)
+		if st.Code() != tt.want || strings.Contains(fmt.Sprint(st.Proto()), "canary") || strings.Contains(st.Message(), "proto:") {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if (len(out) > 0) != (tt.want == codes.OK) {
+			t.Errorf("%s: %d bytes are answered", tt.name, len(out))
+		}
+	}
+}
+
+func TestG14OnlyOurServicesAreThere(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	for _, method := range []string{
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+		"/grpc.channelz.v1.Channelz/GetServers", "/grpc.admin.v1.Admin/Get",
+	} {
+		err := s.conn.Invoke(t.Context(), method, &authsvcv1.GetKeySetRequest{}, &authsvcv1.GetKeySetResponse{})
+		if status.Code(err) != codes.Unimplemented {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+	if _, err := authsvcv1.NewTrustServiceClient(s.conn).GetKeySet(t.Context(), &authsvcv1.GetKeySetRequest{}); err != nil {
+		t.Error(err)
 	}
 }
