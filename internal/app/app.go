@@ -16,9 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/propagation"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"google.golang.org/grpc"
@@ -26,7 +24,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
-	"google.golang.org/grpc/stats"
 
 	"github.com/authsvc/authsvc/gen/openapi"
 	"github.com/authsvc/authsvc/internal/config"
@@ -164,12 +161,6 @@ func (a *App) openTelemetry(ctx context.Context) (err error) {
 	return err
 }
 
-// observed is the stats handler of both ways into the pipeline.
-func (a *App) observed() stats.Handler {
-	return otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(a.meter.provider), otelgrpc.WithTracerProvider(a.telemetry.tracer),
-		otelgrpc.WithPropagators(propagation.TraceContext{}))
-}
-
 func (a *App) openStore(ctx context.Context) (err error) {
 	a.db, err = sqlstore.Open(ctx, sqlstore.Options{Path: a.cfg.Database.Path, Now: a.now})
 	return err
@@ -277,7 +268,7 @@ func (a *App) buildGRPC(context.Context) error {
 	if conf != nil {
 		creds = credentials.NewTLS(conf)
 	}
-	a.grpc = rpc.NewServer(creds, a.observed())
+	a.grpc = rpc.NewServer(creds)
 	a.health = health.NewServer()
 	a.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	healthv1.RegisterHealthServer(a.grpc, a.health)
@@ -294,12 +285,12 @@ func (a *App) buildHTTP(context.Context) error {
 	}
 	door, err := rpc.New(rpc.Options{SignIn: a.signIn, Tokens: a.tokens, Clients: a.clients, Sessions: a.sessions, Accounts: a.accounts,
 		KeySet: a.ring.JWKS, Verifier: own, Fresh: a.tail.Fresh, Logger: a.log, Panics: a.meter.panicked,
-		TrustedProxies: a.cfg.Gateway.TrustedProxies})
+		Tracer: a.telemetry.tracer, Meter: a.meter.provider, TrustedProxies: a.cfg.Gateway.TrustedProxies})
 	if err != nil {
 		return err
 	}
 	door.Register(a.grpc)
-	channel := rest.NewChannel(rest.ChannelOptions{Stats: a.observed()})
+	channel := rest.NewChannel()
 	door.Register(channel)
 	issuer, err := url.Parse(a.cfg.Issuer)
 	if err != nil {

@@ -5,31 +5,19 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 )
 
-// ChannelOptions is what a Channel tells of each call.
-type ChannelOptions struct {
-	// Stats is the gRPC server's stats handler (traces and metrics); nil for none. It sees TagRPC, Begin and End.
-	Stats stats.Handler
-	// Now is the clock of the stats; nil means time.Now.
-	Now func() time.Time
-}
-
-// Channel calls services in this process as a gRPC server would: the same handlers and stats, without a socket and without
+// Channel calls services in this process as a gRPC server would: the same handlers, without a socket and without
 // encoding. It runs nothing around a handler, so what is registered brings its own policy, as the gRPC door's services do. It
 // is a grpc.ServiceRegistrar and a grpc.ClientConnInterface. Unary only.
 //
 // Messages are handed over by shallow copy: a handler owns its request, and must make a new response for each call.
 type Channel struct {
-	stats    stats.Handler
-	now      func() time.Time
 	methods  map[string]method
 	services []string
 }
@@ -45,12 +33,7 @@ var (
 )
 
 // NewChannel makes a Channel without services.
-func NewChannel(o ChannelOptions) *Channel {
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	return &Channel{stats: o.Stats, now: o.Now, methods: make(map[string]method)}
-}
+func NewChannel() *Channel { return &Channel{methods: make(map[string]method)} }
 
 // RegisterService adds a service, before the first call. Like grpc.Server's it has no error to give: an implementation of
 // the wrong type, or a service registered twice, is a mistake in the program and panics.
@@ -82,23 +65,7 @@ func (c *Channel) Invoke(ctx context.Context, name string, args, reply any, opts
 		ctx = in.incoming(ctx)
 	}
 	ctx = grpc.NewContextWithServerTransportStream(ctx, stream)
-	if c.stats != nil {
-		ctx = c.stats.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: name})
-		begin := c.now()
-		c.stats.HandleRPC(ctx, &stats.Begin{BeginTime: begin})
-		returned := false
-		// Deferred, so that a call that panics is counted too; the panic itself goes on to the HTTP handler.
-		defer func() {
-			if !returned {
-				err = status.Error(codes.Internal, "internal error")
-			}
-			c.stats.HandleRPC(ctx, &stats.End{BeginTime: begin, EndTime: c.now(), Error: err})
-		}()
-		err = c.call(ctx, m, args, reply)
-		returned = true
-	} else {
-		err = c.call(ctx, m, args, reply)
-	}
+	err = c.call(ctx, m, args, reply)
 	stream.deliver(opts)
 	return err
 }

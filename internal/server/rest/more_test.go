@@ -8,13 +8,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
@@ -226,7 +224,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := &services{}
-			channel := rest.NewChannel(rest.ChannelOptions{})
+			channel := rest.NewChannel()
 			authsvcv1.RegisterAuthServiceServer(channel, s)
 			o := rest.Options{Channel: channel, Status: rpc.StatusOf, Logger: slog.New(slog.DiscardHandler),
 				KeySet: func(context.Context) ([]byte, string, error) { return nil, "", nil }}
@@ -239,44 +237,10 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-// counter is a stats handler that notes what it is told.
-type counter struct {
-	mu     sync.Mutex
-	events []string
-}
-
-type taggedKey struct{}
-
-func (c *counter) note(s string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.events = append(c.events, s)
-}
-
-func (c *counter) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	c.note("tag " + info.FullMethodName)
-	return context.WithValue(ctx, taggedKey{}, true)
-}
-
-func (c *counter) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if ctx.Value(taggedKey{}) == nil {
-		c.note("untagged")
-	}
-	switch s := s.(type) {
-	case *stats.Begin:
-		c.note("begin")
-	case *stats.End:
-		c.note("end " + status.Code(s.Error).String())
-	}
-}
-
-func (c *counter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (c *counter) HandleConn(context.Context, stats.ConnStats)                       {}
-
 func TestChannelCallsAsAServerWould(t *testing.T) {
 	t.Parallel()
-	s, c := &services{}, &counter{}
-	channel := rest.NewChannel(rest.ChannelOptions{Stats: c})
+	s := &services{}
+	channel := rest.NewChannel()
 	authsvcv1.RegisterAuthServiceServer(noting{channel, s}, s)
 	client := authsvcv1.NewAuthServiceClient(channel)
 	var header metadata.MD
@@ -316,13 +280,6 @@ func TestChannelCallsAsAServerWould(t *testing.T) {
 	}
 	if _, err := channel.NewStream(t.Context(), &grpc.StreamDesc{}, "/x/y"); status.Code(err) != codes.Unimplemented {
 		t.Errorf("a stream gives %v", err)
-	}
-	login := "tag " + authsvcv1.AuthService_Login_FullMethodName
-	want := []string{login, "begin", "end OK", login, "begin", "end ResourceExhausted",
-		"tag " + authsvcv1.AuthService_Refresh_FullMethodName, "begin", "end Unimplemented", login, "begin", "end Internal",
-		login, "begin", "end Internal"}
-	if got := strings.Join(c.events, "\n"); got != strings.Join(want, "\n") {
-		t.Errorf("the stats handler was told\n%s\nwant\n%s", got, strings.Join(want, "\n"))
 	}
 }
 

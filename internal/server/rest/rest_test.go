@@ -179,7 +179,7 @@ const goodOrigin = "https://app.example.com"
 func open(t testing.TB, change func(*rest.Options)) *house {
 	t.Helper()
 	h := &house{services: &services{}, log: &bytes.Buffer{}}
-	channel := rest.NewChannel(rest.ChannelOptions{})
+	channel := rest.NewChannel()
 	authsvcv1.RegisterAuthServiceServer(noting{channel, h.services}, h.services)
 	authsvcv1.RegisterSessionServiceServer(noting{channel, h.services}, h.services)
 	o := rest.Options{

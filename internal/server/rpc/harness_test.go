@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/test/bufconn"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
@@ -48,14 +49,6 @@ func (quiet) Login(string)           {}
 func (quiet) Refresh(string)         {}
 func (quiet) Revoke(string)          {}
 func (quiet) Introspect(string, int) {}
-
-// unwatched collects no statistics of calls.
-type unwatched struct{}
-
-func (unwatched) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
-func (unwatched) HandleRPC(context.Context, stats.RPCStats)                         {}
-func (unwatched) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (unwatched) HandleConn(context.Context, stats.ConnStats)                       {}
 
 // buffer is a log that can be read while it is written.
 type buffer struct {
@@ -108,7 +101,7 @@ func serve(t *testing.T, change func(*rpc.Options)) *served {
 		change(&o)
 	}
 	s.door = must(rpc.New(o))(t)
-	server := rpc.NewServer(nil, unwatched{})
+	server := rpc.NewServer(nil)
 	s.door.Register(server)
 	l := bufconn.Listen(1 << 20)
 	go server.Serve(l)
@@ -162,7 +155,7 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 		}
 	}
 	return rpc.Options{SignIn: signIn, Tokens: s.tokens, Clients: clients, Sessions: sessions, Accounts: accounts, KeySet: ring.JWKS, Verifier: own,
-		Fresh: tail.Fresh, Logger: log, Panics: func() { s.panics.Add(1) }}
+		Fresh: tail.Fresh, Logger: log, Panics: func() { s.panics.Add(1) }, Tracer: tracenoop.NewTracerProvider(), Meter: metricnoop.NewMeterProvider()}
 }
 
 func (s *served) login(t *testing.T, audience ...string) *authsvcv1.LoginResponse {

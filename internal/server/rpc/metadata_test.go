@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -17,7 +16,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -27,9 +25,9 @@ import (
 )
 
 // dial serves the door once more, on a real socket of the loopback network, and connects to it.
-func (s *served) dial(t *testing.T, watched stats.Handler) *grpc.ClientConn {
+func (s *served) dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
-	server := rpc.NewServer(nil, watched)
+	server := rpc.NewServer(nil)
 	s.door.Register(server)
 	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	go server.Serve(l)
@@ -84,7 +82,7 @@ func TestClientAddressOverGRPC(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := behind(t, tt.trusted...)
-			in := must(authsvcv1.NewAuthServiceClient(s.dial(t, unwatched{})).Login(forwarding(t, tt.forwarded...),
+			in := must(authsvcv1.NewAuthServiceClient(s.dial(t)).Login(forwarding(t, tt.forwarded...),
 				&authsvcv1.LoginRequest{Username: "ada", Password: oldPassword, ClientId: "app"}))(t)
 			row, _, _, err := s.db.Sessions().Get(t.Context(), ids.Session(in.GetSessionId()))
 			if err != nil || row.IP != tt.want {
@@ -107,7 +105,7 @@ func TestL11R50CallersBehindOneBalancerAreThrottledApart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := behind(t, tt.trusted...)
-			auth := authsvcv1.NewAuthServiceClient(s.dial(t, unwatched{}))
+			auth := authsvcv1.NewAuthServiceClient(s.dial(t))
 			fail := func(from string) codes.Code {
 				_, err := auth.Login(forwarding(t, from), &authsvcv1.LoginRequest{Username: string(ids.New[ids.Account]()), Password: "wrong", ClientId: "app"})
 				return status.Code(err)
@@ -131,7 +129,7 @@ func TestG03WhatACallerSaysOfItselfIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	s := behind(t, "127.0.0.0/8") // not even from a trusted proxy, which speaks of addresses alone
 	in := s.login(t)
-	conn := s.dial(t, unwatched{})
+	conn := s.dial(t)
 	forged := metadata.NewOutgoingContext(t.Context(), metadata.Pairs("x-request-id", "chosen", "x-user-id", "root", "x-authsvc-subject", "root",
 		"x-client-id", "rs", "grpc-metadata-authorization", "Bearer "+in.GetAccessToken()))
 	_, err := authsvcv1.NewSessionServiceClient(conn).ListSessions(forged, &authsvcv1.ListSessionsRequest{})
@@ -172,9 +170,8 @@ func TestG13ACompressedBombIsRefused(t *testing.T) {
 
 func TestG15UnknownMethodsAndUserAgentsMakeNoMetrics(t *testing.T) {
 	t.Parallel()
-	s := serve(t, nil)
 	reader := sdkmetric.NewManualReader()
-	conn := s.dial(t, otelgrpc.NewServerHandler(otelgrpc.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))))
+	conn := serve(t, func(o *rpc.Options) { o.Meter = sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)) }).conn
 	words := func() string {
 		var all metricdata.ResourceMetrics
 		if err := reader.Collect(t.Context(), &all); err != nil {

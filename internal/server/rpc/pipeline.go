@@ -52,7 +52,10 @@ func (p piped) RegisterService(desc *grpc.ServiceDesc, impl any) {
 }
 
 func (p piped) wrap(method string, next grpc.MethodHandler) grpc.MethodHandler {
-	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	m := p.d.observer.method(method)
+	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (_ any, err error) {
+		ctx, end := m.begin(ctx)
+		defer func() { end(err) }()
 		if p.wire {
 			dec = unpack(dec)
 		}

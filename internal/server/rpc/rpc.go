@@ -12,11 +12,12 @@ import (
 	"net/netip"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/stats"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/guard"
@@ -65,21 +66,24 @@ type Options struct {
 	Fresh    func(ctx context.Context) error // makes sure that revocations are at most a second old, or says Unavailable
 	Logger   *slog.Logger
 	Panics   func() // counts a handler that panicked
+	Tracer   trace.TracerProvider
+	Meter    metric.MeterProvider
 	// TrustedProxies may say in the metadata x-forwarded-for whom they speak for.
 	TrustedProxies []netip.Prefix
 }
 
 // Door is the four services behind the pipeline.
 type Door struct {
-	o     Options
-	rules map[string]*rule
-	guard *guard.Guard
+	o        Options
+	rules    map[string]*rule
+	guard    *guard.Guard
+	observer *observer
 }
 
 // New makes the door; it fails if a method of the services has no rule.
 func New(o Options) (*Door, error) {
 	if o.SignIn == nil || o.Tokens == nil || o.Clients == nil || o.Sessions == nil || o.Accounts == nil || o.KeySet == nil ||
-		o.Verifier == nil || o.Fresh == nil || o.Logger == nil || o.Panics == nil {
+		o.Verifier == nil || o.Fresh == nil || o.Logger == nil || o.Panics == nil || o.Tracer == nil || o.Meter == nil {
 		return nil, errors.New("rpc: every option is required")
 	}
 	rules, err := readRules()
@@ -96,7 +100,11 @@ func New(o Options) (*Door, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Door{o: o, rules: rules, guard: g}, nil
+	observer, err := newObserver(o.Tracer, o.Meter)
+	if err != nil {
+		return nil, err
+	}
+	return &Door{o: o, rules: rules, guard: g, observer: observer}, nil
 }
 
 // Register puts the services, wrapped in the pipeline, on a gRPC server or on the REST door's channel.
@@ -118,7 +126,7 @@ const (
 )
 
 // NewServer makes a gRPC server with every limit explicit; without creds it speaks plain text.
-func NewServer(creds credentials.TransportCredentials, handler stats.Handler) *grpc.Server {
+func NewServer(creds credentials.TransportCredentials) *grpc.Server {
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxBatchMessage),
 		grpc.MaxHeaderListSize(maxHeaderList),
@@ -128,7 +136,8 @@ func NewServer(creds credentials.TransportCredentials, handler stats.Handler) *g
 			MaxConnectionAgeGrace: 30 * time.Second, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.ForceServerCodecV2(codec{}),
-		grpc.StatsHandler(handler),
+		// Calls run on goroutines that stay: a new one for each call would grow its stack anew each time.
+		grpc.NumStreamWorkers(16),
 		grpc.WaitForHandlers(true),
 	}
 	if creds == nil {
