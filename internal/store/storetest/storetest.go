@@ -67,6 +67,7 @@ func Run(t *testing.T, open func(*testing.T) Stores) {
 		{"clients", clientCases},
 		{"sessions", sessionCases},
 		{"redeem", redeemCases},
+		{"schedules", scheduleCases},
 		{"cut-offs", cutOffCases},
 		{"keys", keyCases},
 		{"revocations", revocationCases},
