@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/authsvc/authsvc/test/soak"
 )
 
 const introspectPath = "/authsvc.v1.AuthService/Introspect"
@@ -22,12 +24,14 @@ const introspectPath = "/authsvc.v1.AuthService/Introspect"
 type flooder struct {
 	net.Conn
 	*http2.Framer
-	closed  chan error   // why the connection ended, as the reader saw it
-	refused atomic.Int64 // streams that the server refused
-	status  chan string  // grpc-status of calls that were answered
-	block   bytes.Buffer
-	hpack   *hpack.Encoder
-	stream  uint32
+	closed   chan error   // why the connection ended, as the reader saw it
+	refused  atomic.Int64 // streams that the server refused
+	goneAway atomic.Bool
+	ended    atomic.Int64 // streams that the server ended with an error or an answer
+	status   chan string  // grpc-status of calls that were answered
+	block    bytes.Buffer
+	hpack    *hpack.Encoder
+	stream   uint32
 }
 
 // flood opens a connection and says the preface. A reading one takes whatever comes, so that the server never waits for us.
@@ -66,17 +70,22 @@ func (f *flooder) read() {
 	for {
 		frame, err := reader.ReadFrame()
 		if err != nil {
+			f.ended.Add(1)
 			f.closed <- err
 			return
 		}
 		switch frame := frame.(type) {
+		case *http2.GoAwayFrame:
+			f.goneAway.Store(true)
 		case *http2.RSTStreamFrame:
+			f.ended.Add(1)
 			if frame.ErrCode == http2.ErrCodeRefusedStream {
 				f.refused.Add(1)
 			}
 		case *http2.MetaHeadersFrame:
 			for _, h := range frame.Fields {
 				if h.Name == "grpc-status" {
+					f.ended.Add(1)
 					f.status <- h.Value
 				}
 			}
@@ -87,7 +96,7 @@ func (f *flooder) read() {
 // wantAnswer calls a method and waits for whatever grpc-status it has.
 func (f *flooder) wantAnswer(t *testing.T) {
 	t.Helper()
-	id, err := f.begin(t, false)
+	id, err := f.begin(t, introspectPath)
 	if err := errors.Join(err, f.WriteData(id, true, make([]byte, 5))); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +113,11 @@ func (f *flooder) wantAnswer(t *testing.T) {
 func (f *flooder) headers(t *testing.T, path string, more ...string) []byte {
 	t.Helper()
 	f.block.Reset()
-	fields := append([]string{":method", "POST", ":scheme", "http", ":path", path, ":authority", "x", "te", "trailers", "content-type", "application/grpc"}, more...)
+	kind := "application/grpc"
+	if strings.HasPrefix(path, "/v1/") {
+		kind = "application/json"
+	}
+	fields := append([]string{":method", "POST", ":scheme", "http", ":path", path, ":authority", "x", "te", "trailers", "content-type", kind}, more...)
 	for i := 0; i < len(fields); i += 2 {
 		if err := f.hpack.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}); err != nil {
 			t.Fatal(err)
@@ -114,10 +127,10 @@ func (f *flooder) headers(t *testing.T, path string, more ...string) []byte {
 }
 
 // begin opens the next stream.
-func (f *flooder) begin(t *testing.T, end bool) (uint32, error) {
+func (f *flooder) begin(t *testing.T, path string) (uint32, error) {
 	id := f.stream
 	f.stream += 2
-	return id, f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: f.headers(t, introspectPath), EndHeaders: true, EndStream: end})
+	return id, f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: f.headers(t, path), EndHeaders: true})
 }
 
 // wantClosed fails unless the server ends the connection; a minute is patience, not a measurement.
@@ -134,10 +147,12 @@ func (f *flooder) wantClosed(t *testing.T) {
 // round is one step of a flood.
 type round func(t *testing.T, f *flooder) error
 
-// reset opens a stream and resets it.
-func reset(t *testing.T, f *flooder) error {
-	id, err := f.begin(t, false)
-	return errors.Join(err, f.WriteRSTStream(id, http2.ErrCodeCancel))
+// reset opens streams and resets them.
+func reset(path string) round {
+	return func(t *testing.T, f *flooder) error {
+		id, err := f.begin(t, path)
+		return errors.Join(err, f.WriteRSTStream(id, http2.ErrCodeCancel))
+	}
 }
 
 // endless opens a header list that never ends, and goes on with it.
@@ -170,7 +185,7 @@ func priority(_ *testing.T, f *flooder) error {
 // nothing sends data frames without data.
 func nothing(t *testing.T, f *flooder) error {
 	if f.stream == 1 {
-		_, err := f.begin(t, false)
+		_, err := f.begin(t, introspectPath)
 		return err
 	}
 	return f.WriteData(1, false, nil)
@@ -196,16 +211,16 @@ func TestG11FloodsAreClosed(t *testing.T) {
 	for _, tt := range []struct {
 		name, addr string
 		send       round
-		closes     bool // net/http answers some frames for as long as one reads the answers; they cost both sides the same
+		closes     bool // net/http serves some frames for as long as one reads the answers; they cost both sides the same
 	}{
-		{"G11 rapid reset, gRPC", grpcDoor, reset, true},
+		{"G11 rapid reset, gRPC", grpcDoor, reset(introspectPath), true},
 		{"G11 continuations without end, gRPC", grpcDoor, endless(strings.Repeat("a", 200)), true},
 		{"G11 empty continuations, gRPC", grpcDoor, endless(""), true},
 		{"G11 pings, gRPC", grpcDoor, ping, true},
 		{"G11 settings, gRPC", grpcDoor, settings, true},
 		{"G11 priorities, gRPC", grpcDoor, priority, true},
 		{"G11 empty data, gRPC", grpcDoor, nothing, true},
-		{"G11 rapid reset, REST", restDoor, reset, true},
+		{"G11 rapid reset, REST", restDoor, reset("/v1/auth/login"), true},
 		{"G11 continuations without end, REST", restDoor, endless(strings.Repeat("a", 200)), true},
 		{"G11 empty continuations, REST", restDoor, endless(""), false},
 		{"G11 pings, REST", restDoor, ping, false},
@@ -214,7 +229,7 @@ func TestG11FloodsAreClosed(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			before := s.memory(t)
 			f := flood(t, tt.addr, conf, true)
-			for i := range times(20_000) {
+			for i := range soak.Count(20_000, 200_000) {
 				if err := tt.send(t, f); err != nil {
 					break // closed
 				}
@@ -234,20 +249,12 @@ func TestG11FloodsAreClosed(t *testing.T) {
 	t.Run("the twin: a hundred of each on one connection that is then served", func(t *testing.T) {
 		f := flood(t, grpcDoor, conf, true)
 		for range 100 {
-			if err := errors.Join(reset(t, f), settings(t, f), priority(t, f)); err != nil {
+			if err := errors.Join(reset(introspectPath)(t, f), settings(t, f), priority(t, f)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		f.wantAnswer(t)
 	})
-}
-
-// times gives the count of a flood: as said in a soak, a tenth otherwise but never less than what a limit needs to show.
-func times(soak int) int {
-	if soaking() {
-		return 10 * soak
-	}
-	return soak
 }
 
 // TestG11AnswersThatNobodyReadsAreNotKept sends pings and settings and reads none of the answers: the server must stop

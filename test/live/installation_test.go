@@ -46,9 +46,6 @@ func (s *speech) String() string {
 	return s.text.String()
 }
 
-// soaking reports whether the run is a soak, where counts are full and clocks are read.
-func soaking() bool { return os.Getenv("AUTHSVC_SOAK") == "1" }
-
 // await asks again and again until holds says yes; a minute is patience, not a measurement.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()

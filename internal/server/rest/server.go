@@ -24,7 +24,8 @@ func NewServer(handler http.Handler, tlsConfig *tls.Config) *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(tlsConfig != nil)
 	return &http.Server{
-		Handler:                      handler,
+		Handler:                      patient(handler),
+		ConnContext:                  withLine,
 		TLSConfig:                    tlsConfig,
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            readHeaderTimeout,
