@@ -144,10 +144,13 @@ func TestF08OnceRevokeAnsweredNothingRefreshes(t *testing.T) {
 		in := c.login(t, "ada")
 		var wg sync.WaitGroup
 		var revoked error
-		minted := make([]service.Issued, 1+round%2*3) // in every other round some calls share decisions
+		minted := make([]service.Issued, 8)
 		races -= len(minted)
 		for i := range minted {
-			wg.Go(func() { minted[i], _ = c.refresh(t.Context(), in.RefreshToken) })
+			who := caller(byte(round%2*i), 0) // in every other round from as many networks, so that each is decided by itself
+			wg.Go(func() {
+				minted[i], _ = c.tokens.Refresh(t.Context(), service.RefreshRequest{RefreshToken: in.RefreshToken, ClientID: "app", Caller: who})
+			})
 		}
 		wg.Go(func() {
 			_, revoked = c.tokens.Revoke(t.Context(), service.RevokeRequest{Token: in.RefreshToken, Caller: phone()})
