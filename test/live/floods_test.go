@@ -24,8 +24,9 @@ const introspectPath = "/authsvc.v1.AuthService/Introspect"
 type flooder struct {
 	net.Conn
 	*http2.Framer
-	closed   chan error   // why the connection ended, as the reader saw it
-	refused  atomic.Int64 // streams that the server refused
+	closed   chan error    // why the connection ended, as the reader saw it
+	refused  atomic.Int64  // streams that the server refused
+	pongs    chan struct{} // answers to pings, as far as there is room
 	goneAway atomic.Bool
 	ended    atomic.Int64 // streams that the server ended with an error or an answer
 	status   chan string  // grpc-status of calls that were answered
@@ -48,7 +49,7 @@ func flood(t *testing.T, addr string, secure *tls.Config, reading bool) *flooder
 		}
 		conn = over
 	}
-	f := &flooder{Conn: conn, closed: make(chan error, 1), status: make(chan string, 1000), stream: 1}
+	f := &flooder{Conn: conn, closed: make(chan error, 1), pongs: make(chan struct{}, 1), status: make(chan string, 1000), stream: 1}
 	f.hpack = hpack.NewEncoder(&f.block)
 	t.Cleanup(func() { _ = conn.Close() })
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
@@ -75,6 +76,11 @@ func (f *flooder) read() {
 			return
 		}
 		switch frame := frame.(type) {
+		case *http2.PingFrame:
+			select {
+			case f.pongs <- struct{}{}:
+			default:
+			}
 		case *http2.GoAwayFrame:
 			f.goneAway.Store(true)
 		case *http2.RSTStreamFrame:
@@ -155,6 +161,25 @@ func reset(path string) round {
 	}
 }
 
+// paced resets streams no faster than the server follows.
+func paced(path string) round {
+	return func(t *testing.T, f *flooder) error {
+		if err := reset(path)(t, f); err != nil || f.stream%64 != 1 {
+			return err
+		}
+		if err := ping(t, f); err != nil {
+			return err
+		}
+		select {
+		case <-f.pongs:
+			return nil
+		case err := <-f.closed:
+			f.closed <- err
+			return err
+		}
+	}
+}
+
 // endless opens a header list that never ends, and goes on with it.
 func endless(value string) round {
 	return func(t *testing.T, f *flooder) error {
@@ -221,6 +246,7 @@ func TestG11FloodsAreClosed(t *testing.T) {
 		{"G11 priorities, gRPC", grpcDoor, priority, true},
 		{"G11 empty data, gRPC", grpcDoor, nothing, true},
 		{"G11 rapid reset, REST", restDoor, reset("/v1/auth/login"), true},
+		{"G11 resets at the server's pace, REST", restDoor, paced("/v1/auth/login"), true},
 		{"G11 continuations without end, REST", restDoor, endless(strings.Repeat("a", 200)), true},
 		{"G11 empty continuations, REST", restDoor, endless(""), false},
 		{"G11 pings, REST", restDoor, ping, false},
