@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -56,6 +57,9 @@ type Ring struct {
 	mu     sync.Mutex // one load at a time, so that an older read never replaces a newer one
 	now    atomic.Pointer[view]
 	nudged chan struct{}
+	// signing bounds the signatures under way to one for each core. A signature holds its core for most of a millisecond:
+	// with a crowd of them runnable, whoever comes back from the disk, as the store's writer does, would wait behind them all.
+	signing chan struct{}
 }
 
 // view is one loaded set; it is never changed, only replaced.
@@ -106,7 +110,7 @@ func NewRing(o Options) (*Ring, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Ring{o: o, nudged: make(chan struct{}, 1)}, nil
+	return &Ring{o: o, nudged: make(chan struct{}, 1), signing: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
 }
 
 // Bootstrap loads the set, and gives an empty one its first keys. Replicas that start together on an empty database agree by
@@ -298,6 +302,12 @@ func (r *Ring) Nudge() {
 func (r *Ring) Sign(ctx context.Context, payload []byte) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("keys: sign: %w", err)
+	}
+	select {
+	case r.signing <- struct{}{}:
+		defer func() { <-r.signing }()
+	case <-ctx.Done():
+		return "", fmt.Errorf("keys: sign: %w", ctx.Err())
 	}
 	v := r.now.Load()
 	if err := r.maySign(v); err != nil {

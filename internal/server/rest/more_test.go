@@ -361,12 +361,3 @@ func FuzzJSONBody(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkIntrospect(b *testing.B) {
-	h := open(b, func(o *rest.Options) { o.Logger = slog.New(slog.DiscardHandler) })
-	text := `{"token":"` + strings.Repeat("a", 800) + `"}`
-	b.ReportAllocs()
-	for b.Loop() {
-		h.ServeHTTP(httptest.NewRecorder(), request(func(r *http.Request) { r.URL.Path = "/v1/auth/introspect"; withBody(r, text) }))
-	}
-}
