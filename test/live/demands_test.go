@@ -334,6 +334,10 @@ func TestR56EveryMethodByEveryCaller(t *testing.T) {
 		{"nobody", ""}, {"a person", "Bearer " + s.login(t).text("access_token")}, {"a service by its scope", "Bearer " + scoped.text("access_token")},
 		{"a service without the scope", "Bearer " + unscoped.text("access_token")}, {"a service by its secret", s.basic()}, {"a wrong secret", basic(s.ServiceClientID, "wrong")},
 	}
+	denied := s.say(t, http.DefaultClient, "/v1/auth/introspect", map[string]any{"token": "x"}, "Authorization", "Bearer "+unscoped.text("access_token"))
+	if www := denied.header.Get("Www-Authenticate"); denied.code != http.StatusForbidden || !strings.Contains(www, `error="insufficient_scope"`) {
+		t.Errorf("R08: a token without the scope is answered %d with %q", denied.code, www)
+	}
 	const open, no401, no403 = codes.OK, codes.Unauthenticated, codes.PermissionDenied
 	conn := wire(t, s.GRPC)
 	for method, want := range map[string][]codes.Code{ // OK stands for "let in": what the empty request gets then is another matter

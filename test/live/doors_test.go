@@ -268,6 +268,9 @@ func TestR58G13MessagesAtTheGRPCDoor(t *testing.T) {
 // serves others meanwhile.
 func TestG13R58SilentConnectionsAreEnded(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("waits for the doors to lose patience")
+	}
 	dir, d := stopped(t)
 	safe, conf := secure(t, dir, d)
 	s := start(t, t.TempDir())

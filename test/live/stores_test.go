@@ -135,6 +135,9 @@ func TestD11R09R61AFullDiskStopsWhatWritesAlone(t *testing.T) {
 // TestD09D10ALockedDatabaseSignsNobodyOut holds the database's lock from another process, longer than a call may take.
 func TestD09D10ALockedDatabaseSignsNobodyOut(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("waits for calls to give up")
+	}
 	dir := t.TempDir()
 	s := start(t, dir)
 	var in []answer
@@ -318,8 +321,17 @@ func TestD20TextIsTextInEveryField(t *testing.T) {
 			},
 		} {
 			// An unknown token is revoked with 200 (RFC 7009); everything else is refused, and nothing is a fault of ours.
-			if a := send(); a.code >= 500 || a.code < 400 && name != "token" {
+			a := send()
+			if a.code >= 500 || a.code < 400 && name != "token" {
 				t.Errorf("D20: %q as %s answered %d %s", v, name, a.code, a.raw)
+			}
+			if a.code >= 400 && (a.reason() == "" || !strings.Contains(a.raw, a.header.Get("X-Request-Id"))) {
+				t.Errorf("R59: an error without its reason or its request's id: %s", a.raw)
+			}
+			for _, inside := range []string{"sqlite", "constraint", "syntax", "goroutine", ".go:", dir} {
+				if strings.Contains(strings.ToLower(a.raw), inside) {
+					t.Errorf("R59: %q as %s shows the inside: %s", v, name, a.raw)
+				}
 			}
 		}
 	}
