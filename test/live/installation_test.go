@@ -17,7 +17,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -95,7 +94,7 @@ func serve(t *testing.T, dir string, d dev, settings, scheme string) (*server, *
 	t.Helper()
 	said := &speech{}
 	s := &server{dev: d, out: &bytes.Buffer{}, exited: make(chan error, 1)}
-	s.cmd = exec.Command(binary, "serve", "-config", configure(t, dir, settings))
+	s.cmd = process("serve", "-config", configure(t, dir, settings))
 	s.cmd.Stdout, s.cmd.Stderr = said, said
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -172,7 +171,7 @@ func (s *server) memory(t *testing.T) int {
 
 // command runs the command line beside the server.
 func command(stdin string, args ...string) (string, error) {
-	cmd := exec.Command(binary, args...)
+	cmd := process(args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

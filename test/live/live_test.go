@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,6 +56,16 @@ type dev struct {
 	Audience            string `json:"audience"`
 }
 
+// process is the binary with the environment of this process, but for what speaks to the tests themselves: the server
+// refuses a variable that looks like a setting and is none.
+func process(args ...string) *exec.Cmd {
+	cmd := exec.Command(binary, args...)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(pair string) bool {
+		return strings.HasPrefix(pair, "AUTHSVC_SOAK=") || strings.HasPrefix(pair, "AUTHSVC_CLOCK=")
+	})
+	return cmd
+}
+
 // server is one running process.
 type server struct {
 	dev
@@ -67,7 +78,7 @@ type server struct {
 func start(t *testing.T, dir string, args ...string) *server {
 	t.Helper()
 	s := &server{out: &bytes.Buffer{}, exited: make(chan error, 1)}
-	s.cmd = exec.Command(binary, append([]string{"serve", "-dev", "-dir", dir, "-http", "127.0.0.1:0", "-grpc", "127.0.0.1:0", "-ops", "127.0.0.1:0"}, args...)...)
+	s.cmd = process(append([]string{"serve", "-dev", "-dir", dir, "-http", "127.0.0.1:0", "-grpc", "127.0.0.1:0", "-ops", "127.0.0.1:0"}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -293,7 +304,7 @@ func TestAMissingOrOtherKeyFileRefusesToStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := func() (string, error) {
-		out, err := exec.Command(binary, "serve", "-dev", "-dir", dir, "-http", "127.0.0.1:0", "-grpc", "127.0.0.1:0", "-ops", "127.0.0.1:0").CombinedOutput()
+		out, err := process("serve", "-dev", "-dir", dir, "-http", "127.0.0.1:0", "-grpc", "127.0.0.1:0", "-ops", "127.0.0.1:0").CombinedOutput()
 		return string(out), err
 	}
 	if err := os.Remove(kek); err != nil {
