@@ -18,9 +18,12 @@ type Clients struct {
 	now    func() time.Time
 	issuer string
 
-	reading chan struct{} // one read of the store at a time; a channel, so that waiting for it ends with the caller's context
+	reading chan struct{} // one look at the store at a time; a channel, so that waiting for it ends with the caller's context
 
 	mu       sync.RWMutex
+	begun    uint64 // how many looks at the store have begun
+	ended    uint64 // the number of the newest one whose outcome is the store's
+	failure  error  // that outcome
 	revision int64
 	byID     map[ids.Client]client.Client
 	asOf     time.Time // when the last completed look at the store began, by this process's clock
@@ -38,14 +41,37 @@ func NewClients(store client.Store, issuer string, now func() time.Time) (*Clien
 	return &Clients{store: store, now: now, issuer: issuer, byID: map[ids.Client]client.Client{}, revision: -1, reading: make(chan struct{}, 1)}, nil
 }
 
-// Refresh reads the clients again if their revision moved.
+// Refresh reads the clients again if their revision moved. It looks at the store after the call, not before. Callers who
+// wait together share one look and what became of it, so a store that hangs costs each of them two of its timeouts, however
+// many they are.
 func (s *Clients) Refresh(ctx context.Context) error {
+	s.mu.RLock()
+	arrived := s.begun
+	s.mu.RUnlock()
 	select {
 	case s.reading <- struct{}{}:
 		defer func() { <-s.reading }()
 	case <-ctx.Done():
 		return fault.Wrap(ctx.Err(), fault.Unavailable, fault.StoreUnavailable, "the clients were not read in time")
 	}
+	s.mu.Lock()
+	if s.ended > arrived {
+		defer s.mu.Unlock()
+		return s.failure
+	}
+	s.begun++
+	number := s.begun
+	s.mu.Unlock()
+	err := s.look(ctx)
+	if err == nil || ctx.Err() == nil { // that a caller left says nothing about the store
+		s.mu.Lock()
+		s.ended, s.failure = number, err
+		s.mu.Unlock()
+	}
+	return err
+}
+
+func (s *Clients) look(ctx context.Context) error {
 	began := s.now()
 	revision, storeAt, err := s.store.Revision(ctx)
 	if err != nil {
