@@ -2,6 +2,8 @@ package service
 
 import (
 	"context"
+	"errors"
+	"strings"
 
 	"github.com/authsvc/authsvc/internal/account"
 	"github.com/authsvc/authsvc/internal/fault"
@@ -92,7 +94,7 @@ func (s *Accounts) ChangePassword(ctx context.Context, caller Caller, oldPasswor
 		return fault.New(fault.Unauthenticated, fault.TokenRevoked, "the account may not act")
 	}
 	if err := s.policy.Check(newPassword, a.Username); err != nil {
-		return err
+		return ofField(err, "new_password")
 	}
 	if err := s.throttle.Allow(a.Username, caller.IP); err != nil {
 		return err
@@ -118,7 +120,7 @@ func (s *Accounts) old(ctx context.Context, a account.Account, password string, 
 	switch {
 	case err != nil:
 		s.throttle.Release(a.Username, caller.IP)
-		return err
+		return ofField(err, "old_password")
 	case !ok:
 		s.throttle.Fail(a.Username, caller.IP)
 		ctx, cancel := detached(ctx)
@@ -131,6 +133,18 @@ func (s *Accounts) old(ctx context.Context, a account.Account, password string, 
 	}
 	s.throttle.Succeed(a.Username, caller.IP)
 	return nil
+}
+
+// ofField gives a password's violation the name that its field has in the request, which tells the two apart.
+func ofField(err error, name string) error {
+	var f *fault.Error
+	if !errors.As(err, &f) || len(f.Violations) != 1 {
+		return err
+	}
+	renamed := *f
+	renamed.Message = strings.Replace(f.Message, f.Violations[0].Field+": ", name+": ", 1)
+	renamed.Violations = []fault.Violation{{Field: name, Description: f.Violations[0].Description}}
+	return &renamed
 }
 
 // SetPassword replaces a password by the operator's word and ends every session.
