@@ -97,7 +97,7 @@ func TestLoadRefuses(t *testing.T) {
 		want    string
 	}{
 		{"an unknown key, by name and line", "issuer: a\nisuer: b", nil, "line 2: isuer: is not a setting"},
-		{"an unknown key in a section, by its path", "http:\n  adress: a", nil, "line 2: http.adress: is not a setting"},
+		{"an unknown key in a section, by its path", "http:\n  port: 80", nil, "line 2: http.port: is not a setting"},
 		{"a key in the wrong case", "Issuer: a", nil, "Issuer: is not a setting"},
 		{"a dotted key", "http.address: a", nil, "http.address: is not a setting"},
 		{"an inlined struct by its Go name", "grpc: {listener: {address: a}}", nil, "grpc.listener: is not a setting"},
