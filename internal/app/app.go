@@ -344,6 +344,7 @@ func (a *App) buildGauges(context.Context) error {
 		{"authsvc.hashing.shed", "", "Calls refused because the hashing queue was full, since the start.", func() float64 { return float64(a.hasher.Stats().Shed) }},
 		{"authsvc.hashing.done", "", "Password hashes computed since the start, those for unknown names included.", func() float64 { return float64(a.hasher.Stats().Done) }},
 		{"authsvc.key.age", "s", "Age of the signing key since it became active.", a.keyAge},
+		{"authsvc.key.pending_age", "s", "Age of the next signing key since it was published; 0 where there is none.", a.pendingKeyAge},
 	})
 }
 
@@ -352,6 +353,15 @@ func (a *App) keyAge() float64 {
 	for _, k := range s.Set.Keys {
 		if k.ID == s.Signer && !k.ActivatedAt.IsZero() {
 			return a.now().Sub(k.ActivatedAt).Seconds()
+		}
+	}
+	return 0
+}
+
+func (a *App) pendingKeyAge() float64 {
+	for _, k := range a.ring.Status().Set.Keys {
+		if k.State == keys.Pending {
+			return a.now().Sub(k.PublishedAt).Seconds()
 		}
 	}
 	return 0

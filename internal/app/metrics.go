@@ -53,20 +53,29 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 	for _, o := range []string{"active", "inactive"} {
 		m.outcomes[o] = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", o)))
 	}
-	for _, o := range loginOutcomes() {
-		m.logins.Add(context.Background(), 0, outcomeOf(o))
-	}
+	m.begin()
 	return m, nil
 }
 
-// loginOutcomes are those that an alert is made of. They are there from the start, at zero, since a rate cannot be told from
-// a counter's first value.
-func loginOutcomes() []string {
-	var all []string
-	for _, r := range []fault.Reason{fault.InvalidCredentials, fault.RateLimited, fault.Overloaded} {
-		all = append(all, strings.ToLower(string(r)))
+// begin shows at zero what alerts are made of, since a rate cannot be told from a counter's first value.
+func (m *metrics) begin() {
+	ctx := context.Background()
+	for _, c := range []struct {
+		counter metric.Int64Counter
+		reasons []fault.Reason
+	}{
+		{m.logins, []fault.Reason{fault.InvalidCredentials, fault.RateLimited, fault.Overloaded}},
+		{m.refreshes, []fault.Reason{fault.RefreshReused, fault.RefreshSuperseded}},
+	} {
+		c.counter.Add(ctx, 0, outcomeOf("ok"))
+		for _, r := range c.reasons {
+			c.counter.Add(ctx, 0, outcomeOf(strings.ToLower(string(r))))
+		}
 	}
-	return append(all, "ok")
+	for _, o := range m.outcomes {
+		m.introspections.Add(ctx, 0, o)
+	}
+	m.panics.Add(ctx, 0)
 }
 
 func outcomeOf(v string) metric.MeasurementOption {

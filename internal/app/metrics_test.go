@@ -50,3 +50,40 @@ func TestLoginsAreShownByHowTheyEnded(t *testing.T) {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
+
+func TestWhatAlertsAreMadeOfIsThereFromTheStart(t *testing.T) {
+	t.Parallel()
+	m, shown, err := app.NewMeter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := func() []string {
+		w := httptest.NewRecorder()
+		shown.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		all := regexp.MustCompile(`(?m)^authsvc_(refreshes|introspections|panics)_total.*$`).FindAllString(w.Body.String(), -1)
+		slices.Sort(all)
+		return all
+	}
+	if diff := cmp.Diff([]string{
+		`authsvc_introspections_total{outcome="active"} 0`,
+		`authsvc_introspections_total{outcome="inactive"} 0`,
+		`authsvc_panics_total 0`,
+		`authsvc_refreshes_total{outcome="ok"} 0`,
+		`authsvc_refreshes_total{outcome="refresh_reused"} 0`,
+		`authsvc_refreshes_total{outcome="refresh_superseded"} 0`,
+	}, series()); diff != "" {
+		t.Errorf("before the first call (-want +got)\n%s", diff)
+	}
+	m.Refresh("refresh_reused")
+	m.Introspect("inactive", 7)
+	if diff := cmp.Diff([]string{
+		`authsvc_introspections_total{outcome="active"} 0`,
+		`authsvc_introspections_total{outcome="inactive"} 7`,
+		`authsvc_panics_total 0`,
+		`authsvc_refreshes_total{outcome="ok"} 0`,
+		`authsvc_refreshes_total{outcome="refresh_reused"} 1`,
+		`authsvc_refreshes_total{outcome="refresh_superseded"} 0`,
+	}, series()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}

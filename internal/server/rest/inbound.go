@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
@@ -96,6 +97,20 @@ func (in *inbound) incoming(ctx context.Context) context.Context {
 	}
 	md["x-request-id"] = []string{in.requestID}
 	return metadata.NewIncomingContext(peer.NewContext(ctx, &peer.Peer{Addr: &in.addr}), md)
+}
+
+// traceID gives the trace that the caller says the request belongs to, or nothing. Where the caller named none, a trace that
+// begins here is the call's own, and stands in what the call logs.
+func (in *inbound) traceID() string {
+	v := in.traceparent // version-trace-parent-flags in hexadecimal digits (W3C Trace Context §3.2)
+	if len(v) < 55 || v[2] != '-' || v[35] != '-' {
+		return ""
+	}
+	id, err := trace.TraceIDFromHex(v[3:35]) // refuses capitals and zeros
+	if err != nil {
+		return ""
+	}
+	return id.String()
 }
 
 // scheme gives the authentication scheme that the request used, in lower case; empty for none.

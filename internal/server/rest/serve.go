@@ -278,5 +278,5 @@ func (d *door) record(ctx context.Context, w *recorder, r *http.Request, in *inb
 	}
 	d.log.LogAttrs(ctx, level, "request", slog.String("method", verb), slog.String("path", path), slog.Int("status", w.code),
 		slog.Int("bytes", w.bytes), slog.Duration("took", d.now().Sub(start)), slog.String("ip", in.ip.String()),
-		slog.String("request_id", in.requestID))
+		slog.String("request_id", in.requestID), slog.String("trace_id", in.traceID()))
 }
