@@ -131,6 +131,10 @@ func checkQuery(u *url.URL, route *route) error {
 	return nil
 }
 
+// believed is the longest body, in bytes, that a stranger is given memory for before it comes. Most are shorter; with more,
+// streams that announce a body and send none would cost their senders nothing and this process 64 KiB each.
+const believed = 4 << 10
+
 // readBody reads the body that the route wants. code is the HTTP code of err where it has one of its own.
 func (d *door) readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, in *inbound, route *route) (
 	data []byte, code int, err error) {
@@ -157,7 +161,7 @@ func (d *door) readBody(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		return nil, http.StatusRequestEntityTooLarge, tooLarge
 	}
 	reader := http.MaxBytesReader(w, r.Body, limit)
-	if r.ContentLength >= 0 {
+	if r.ContentLength >= 0 && (r.ContentLength <= believed || limit > d.maxBody) {
 		data = make([]byte, r.ContentLength)
 		_, err = io.ReadFull(reader, data)
 	} else {
