@@ -9,11 +9,12 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// How many frames that ask for nothing a connection may send: so many at once, and so many in each second after that.
-// What a busy proxy sends when its own clients go away stays far below it.
+// How many frames that ask for nothing a connection may send: so many at once, and so many in each second after that. It is
+// what a proxy sends that takes all its streams back twenty times a second, since its callers' patience ends before a slow
+// service answers; to close its connection would end what the others wait for.
 const (
-	idleFrames          = 2000
-	idleFramesPerSecond = 500
+	idleFrames          = 2 * idleFramesPerSecond
+	idleFramesPerSecond = 20 * maxStreams
 )
 
 var errFlood = errors.New("rpc: the connection is a flood of frames that ask for nothing")

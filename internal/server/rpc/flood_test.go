@@ -1,14 +1,24 @@
 package rpc_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/net/http2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
+	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/internal/server/rpc"
 )
 
@@ -21,7 +31,7 @@ func TestG11AConnectionMayAskForNothingSoOften(t *testing.T) {
 		frames int
 		lives  bool
 	}{
-		{"the twin: half of what it may send at once", 1000, true},
+		{"the twin: half of what it may send at once", 2500, true},
 		{"G11 far more than it may send at once", 100_000, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -64,5 +74,101 @@ func answered(conn net.Conn, pong chan<- bool) {
 			pong <- true
 			return
 		}
+	}
+}
+
+// TestG11WhatAProxysCallersTakeBackIsNoFlood gives a connection bursts of frames that ask for nothing, as many as it has
+// streams, for a minute. A proxy sends its resets so while the service is slow and the patience of all its callers ends.
+func TestG11WhatAProxysCallersTakeBackIsNoFlood(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		every time.Duration
+		lives bool
+	}{
+		{"the twin: the callers of a proxy give up after a tenth of a second", 100 * time.Millisecond, true},
+		{"G11 rapid reset: every stream is taken back within ten milliseconds", 10 * time.Millisecond, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				server := rpc.NewServer(nil)
+				l := bufconn.Listen(64 << 10)
+				served := make(chan error, 1)
+				go func() { served <- server.Serve(l) }()
+				conn := must(l.DialContext(t.Context()))(t)
+				pong := make(chan bool, 1)
+				go answered(conn, pong)
+				_, err := io.WriteString(conn, http2.ClientPreface)
+				f := http2.NewFramer(conn, nil)
+				err = errors.Join(err, f.WriteSettings())
+				for start := time.Now(); time.Since(start) < time.Minute && err == nil; <-time.After(tt.every) {
+					for range 128 {
+						if err == nil {
+							err = f.WriteRSTStream(1, http2.ErrCodeCancel)
+						}
+					}
+				}
+				if err == nil {
+					err = f.WritePing(false, [8]byte{1})
+				}
+				if lives := <-pong; lives != tt.lives || lives != (err == nil) {
+					t.Errorf("the connection lives: %v (%v), want %v", lives, err, tt.lives)
+				}
+				conn.Close()
+				server.Stop()
+				<-served
+			})
+		})
+	}
+}
+
+// TestR58ACallHasATimeAlthoughItsCallerGivesItNone: a call that never comes whole would hold what came of it for as long as
+// the connection lives. A watch of the health is meant to last.
+func TestR58ACallHasATimeAlthoughItsCallerGivesItNone(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, path string
+		lives      bool
+	}{
+		{"R58 a login of which only the beginning comes", "/authsvc.v1.AuthService/Login", false},
+		{"the twin: a watch of the health", "/grpc.health.v1.Health/Watch", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				server := rpc.NewServer(nil)
+				authsvcv1.RegisterAuthServiceServer(server, authsvcv1.UnimplementedAuthServiceServer{})
+				healthv1.RegisterHealthServer(server, health.NewServer())
+				l := bufconn.Listen(64 << 10)
+				served := make(chan error, 1)
+				go func() { served <- server.Serve(l) }()
+				conn := must(grpc.NewClient("passthrough:///bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
+					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) })))(t)
+				ctx, stop := context.WithCancel(t.Context())
+				stream := must(conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, tt.path))(t)
+				if tt.lives {
+					if err := errors.Join(stream.SendMsg(&healthv1.HealthCheckRequest{}), stream.CloseSend(), stream.RecvMsg(&healthv1.HealthCheckResponse{})); err != nil {
+						t.Error(err)
+					}
+				}
+				ended := make(chan error, 1)
+				go func() { ended <- stream.RecvMsg(&healthv1.HealthCheckResponse{}) }()
+				select {
+				case err := <-ended:
+					if tt.lives || status.Code(err) != codes.DeadlineExceeded {
+						t.Errorf("it ended: %v", err)
+					}
+				case <-time.After(2 * time.Minute):
+					if !tt.lives {
+						t.Error("after two minutes it is still held")
+					}
+				}
+				stop()
+				conn.Close()
+				server.Stop()
+				<-served
+			})
+		})
 	}
 }

@@ -17,7 +17,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+	"google.golang.org/grpc/tap"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/guard"
@@ -123,7 +127,24 @@ const (
 	MaxBatchMessage = 2 << 20
 	maxHeaderList   = 16 << 10
 	maxStreams      = 128
+	maxCall         = 30 * time.Second // from its headers to its answer, whatever its caller says
 )
+
+// timed gives a call maxCall, or less where its caller gives it less. grpc-go has no bound of its own, and takes a message
+// into memory before it calls anybody: one that never comes whole would be held for as long as its connection. The streams
+// that are meant to last have the connection's age.
+func timed(ctx context.Context, call *tap.Info) (context.Context, error) {
+	switch call.FullMethodName {
+	case healthv1.Health_Watch_FullMethodName, reflectionv1.ServerReflection_ServerReflectionInfo_FullMethodName,
+		reflectionv1alpha.ServerReflection_ServerReflectionInfo_FullMethodName:
+		return ctx, nil
+	}
+	if end, ok := ctx.Deadline(); ok && time.Until(end) <= maxCall {
+		return ctx, nil
+	}
+	ctx, _ = context.WithTimeout(ctx, maxCall) //nolint:govet // grpc-go cancels the outer one when the stream ends
+	return ctx, nil
+}
 
 // NewServer makes a gRPC server with every limit explicit; without creds it speaks plain text.
 func NewServer(creds credentials.TransportCredentials) *grpc.Server {
@@ -131,6 +152,7 @@ func NewServer(creds credentials.TransportCredentials) *grpc.Server {
 		grpc.MaxRecvMsgSize(MaxBatchMessage),
 		grpc.MaxHeaderListSize(maxHeaderList),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.InTapHandle(timed),
 		grpc.ConnectionTimeout(10 * time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 15 * time.Minute, MaxConnectionAge: 30 * time.Minute,
 			MaxConnectionAgeGrace: 30 * time.Second, Time: time.Minute, Timeout: 20 * time.Second}),
