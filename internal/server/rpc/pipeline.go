@@ -82,13 +82,15 @@ func (d *Door) run(ctx context.Context, method string, call func(context.Context
 // answer renders an error once, and logs once what the caller is not told.
 func (d *Door) answer(ctx context.Context, method string, err error) error {
 	var known *fault.Error
-	if !errors.As(err, &known) {
-		switch {
-		case errors.Is(ctx.Err(), context.Canceled):
-			return status.Error(codes.Canceled, "the caller went away") // nobody reads it
-		case errors.Is(err, context.DeadlineExceeded):
-			err = fault.Wrap(err, fault.Unavailable, fault.StoreUnavailable, "there was not enough time to decide")
-		}
+	undecided := !errors.As(err, &known)
+	if known != nil && known.Kind == fault.Unavailable {
+		undecided = errors.Is(err, context.Canceled) // a store says so of a caller who left as of its own failures
+	}
+	switch {
+	case undecided && errors.Is(ctx.Err(), context.Canceled):
+		return status.Error(codes.Canceled, "the caller went away") // nobody reads it
+	case known == nil && errors.Is(err, context.DeadlineExceeded):
+		err = fault.Wrap(err, fault.Unavailable, fault.StoreUnavailable, "there was not enough time to decide")
 	}
 	id := requestID(ctx)
 	if s, ok := status.FromError(err); ok {
