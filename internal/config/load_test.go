@@ -122,7 +122,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"a list as document", "- a", nil, "is not a mapping"},
 		{"what is no YAML", "a: b: c", nil, "is not valid YAML"},
 		{"a file beyond 64 KiB", strings.Repeat("# long\n", 10_000), nil, "is larger than 64 KiB"},
-		{"an unknown variable", "", []string{"AUTHSVC_HTTP_ADRESS=x"}, "AUTHSVC_HTTP_ADRESS: is not a setting"},
+		{"an unknown variable", "", []string{"AUTHSVC_HTTP_PORT=x"}, "AUTHSVC_HTTP_PORT: is not a setting"},
 		{"a variable that names a section", "", []string{"AUTHSVC_HTTP=x"}, "AUTHSVC_HTTP: is not a setting"},
 		{"a variable with a bad value", "", []string{"AUTHSVC_KEYS_PREPUBLISH=soon"}, "AUTHSVC_KEYS_PREPUBLISH: is not a duration"},
 	}
