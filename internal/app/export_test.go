@@ -1,6 +1,10 @@
 package app
 
-import "net/http"
+import (
+	"context"
+	"log/slog"
+	"net/http"
+)
 
 // Meter is what counts events, for tests of what an operator sees.
 type Meter = metrics
@@ -12,4 +16,9 @@ func NewMeter() (*Meter, http.Handler, error) {
 		return nil, nil, err
 	}
 	return m, m.handler, nil
+}
+
+// Sweeping deletes what is over until ctx ends, for tests of whether it keeps up.
+func Sweeping(ctx context.Context, log *slog.Logger, one func(ctx context.Context, limit int) (int, error)) error {
+	return sweeping(ctx, log, one)
 }
