@@ -2,6 +2,7 @@ package client
 
 import (
 	"crypto/subtle"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ const (
 	MaxReuseWindow        = 60 * time.Second
 	maxEntries            = 64
 	maxEntry              = 256
+	maxInToken            = 4 << 10 // bytes of all audiences and scopes together; verifiers take tokens of 8 KiB
 )
 
 // Defaults fills the lifetimes that are zero.
@@ -84,7 +86,19 @@ func (c Client) Validate(issuer string) error {
 	if len(c.Audiences) == 0 && !c.privileged() {
 		return fault.Field("audiences", "name at least one: a client without any can get no token")
 	}
+	if spelled(c.Audiences)+spelled(c.Scopes) > maxInToken {
+		return fault.Field("audiences", "with the scopes these are longer than 4 KiB; a token with all of them would be longer than verifiers take")
+	}
 	return nil
+}
+
+// spelled is how many bytes the entries take in a token.
+func spelled(entries []string) int {
+	text, err := json.Marshal(entries)
+	if err != nil { // strings always marshal
+		return maxInToken + 1
+	}
+	return len(text)
 }
 
 // Authentic reports, in constant time for each secret, whether secret is one of the client's valid ones.
