@@ -63,8 +63,6 @@ const (
 	RefreshKeyUnknown Reason = "REFRESH_KEY_UNKNOWN"
 	// SigningUnavailable: no signing key is loaded and fresh.
 	SigningUnavailable Reason = "SIGNING_UNAVAILABLE"
-	// Draining: the server is stopping; another replica answers.
-	Draining Reason = "DRAINING"
 	// RouteNotFound: nothing is at this HTTP path.
 	RouteNotFound Reason = "ROUTE_NOT_FOUND"
 	// MethodNotAllowed: the HTTP path is there, the method is not; the Allow header lists those that are.

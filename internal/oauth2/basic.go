@@ -45,11 +45,6 @@ func ParseBasic(header string) (id, secret string, err error) {
 	return id, secret, nil
 }
 
-// FormatBasic gives the header that ParseBasic reads.
-func FormatBasic(id, secret string) string {
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(id)+":"+url.QueryEscape(secret)))
-}
-
 func basicPart(encoded string) (string, bool) {
 	s, err := url.QueryUnescape(encoded)
 	if err != nil || s == "" || len(s) > maxBasicPart {

@@ -32,11 +32,14 @@ const (
 // ErrIssuer is what CheckIssuer answers.
 var ErrIssuer = errors.New("oauth2: an issuer is an https URL without query, fragment, user or trailing slash (http on loopback only)")
 
+// maxIssuer is the longest issuer, in bytes.
+const maxIssuer = 256
+
 // CheckIssuer says whether s can be an issuer (RFC 8414 §2). Issuers are compared byte for byte (§3.3), so one that a reader
 // might spell in another way is refused: a trailing slash, dot segments, upper case in the host, a default port.
 func CheckIssuer(s string) error {
 	u, err := url.Parse(s)
-	if err != nil || len(s) > MaxTarget || u.Host == "" || u.Hostname() == "" || u.User != nil || u.Opaque != "" ||
+	if err != nil || len(s) > maxIssuer || u.Host == "" || u.Hostname() == "" || u.User != nil || u.Opaque != "" ||
 		strings.ContainsAny(s, "?#%") || strings.HasSuffix(s, "/") || u.Host != strings.ToLower(u.Host) || u.String() != s {
 		return ErrIssuer
 	}

@@ -1,4 +1,4 @@
-// Package oauth2 owns the words of the OAuth 2 protocol and its pure rules: scopes, targets, client authentication by HTTP
+// Package oauth2 owns the words of the OAuth 2 protocol and its pure rules: scopes, client authentication by HTTP
 // Basic, error codes and server metadata. It does no I/O and knows nothing of clients or tokens.
 package oauth2
 
@@ -9,7 +9,6 @@ type ErrorCode string
 const (
 	InvalidRequest         ErrorCode = "invalid_request"
 	InvalidClient          ErrorCode = "invalid_client"
-	InvalidGrant           ErrorCode = "invalid_grant"
 	UnauthorizedClient     ErrorCode = "unauthorized_client"
 	UnsupportedGrantType   ErrorCode = "unsupported_grant_type"
 	InvalidScope           ErrorCode = "invalid_scope"

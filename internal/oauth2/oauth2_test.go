@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -46,22 +47,6 @@ func TestAScopeIsReadStrictly(t *testing.T) {
 	}
 }
 
-func TestScopesCompareAsSets(t *testing.T) {
-	t.Parallel()
-	grant := oauth2.Scopes{"a", "b"}
-	for _, c := range []struct {
-		s    oauth2.Scopes
-		want bool
-	}{{nil, true}, {oauth2.Scopes{"b"}, true}, {oauth2.Scopes{"b", "a"}, true}, {oauth2.Scopes{"a", "c"}, false}, {oauth2.Scopes{"A"}, false}} {
-		if got := c.s.Subset(grant); got != c.want {
-			t.Errorf("%q in %q: %v", c.s, grant, got)
-		}
-	}
-	if !grant.Has("a") || grant.Has("") || grant.String() != "a b" {
-		t.Error("Has or String is wrong")
-	}
-}
-
 func FuzzParseScope(f *testing.F) {
 	for _, s := range []string{"read", "a b a", " a", "a\tb", `"`, "\xff", ""} {
 		f.Add(s)
@@ -101,7 +86,7 @@ func TestBasicClientAuthenticationIsReadStrictly(t *testing.T) {
 		{"plain parts", basic("client:secret"), "client", "secret", nil},
 		{"the scheme in any case", "bAsIc " + basic("client:secret")[6:], "client", "secret", nil},
 		{"form-encoded parts", basic("a%3Ab+c:p%25%2B"), "a:b c", "p%+", nil},
-		{"what we format", oauth2.FormatBasic("a:b c", "p%+/="), "a:b c", "p%+/=", nil},
+		{"what a client's library formats", basic(url.QueryEscape("a:b c") + ":" + url.QueryEscape("p%+/=")), "a:b c", "p%+/=", nil},
 		{"parts at the cap", basic(strings.Repeat("a", 256) + ":" + strings.Repeat("b", 256)), strings.Repeat("a", 256), strings.Repeat("b", 256), nil},
 		{"no header", "", "", "", oauth2.ErrBasicMissing},
 		{"another scheme", "Bearer abc", "", "", oauth2.ErrBasicMissing},
@@ -145,35 +130,9 @@ func FuzzParseBasic(f *testing.F) {
 			}
 			return
 		}
-		id2, secret2, err := oauth2.ParseBasic(oauth2.FormatBasic(id, secret))
+		id2, secret2, err := oauth2.ParseBasic(basic(url.QueryEscape(id) + ":" + url.QueryEscape(secret)))
 		if err != nil || id2 != id || secret2 != secret || id == "" || secret == "" {
 			t.Errorf("%q does not come back: %q, %v", id, id2, err)
-		}
-	})
-}
-
-func TestATargetIsAnAbsoluteURIOrAPlainName(t *testing.T) {
-	t.Parallel()
-	for s, ok := range map[string]bool{
-		"https://api.example.com": true, "https://api.example.com/v1?x=1": true, "urn:example:api": true, "demo-api": true,
-		"API_1.~": true, strings.Repeat("a", 256): true, "http://127.0.0.1:8080": true,
-		"": false, strings.Repeat("a", 257): false, "https://api.example.com#f": false, "https://api.example.com#": false,
-		"two words": false, "/relative": false, "a/b": false, "https://user@api": false, "https:": false, "é": false, "a\x00": false,
-		"a\n": false, `a"b`: false, "https://api/{x}": false, "https://%zz": false,
-	} {
-		if err := oauth2.CheckTarget(s); (err == nil) != ok {
-			t.Errorf("%q: %v", s, err)
-		}
-	}
-}
-
-func FuzzCheckTarget(f *testing.F) {
-	for _, s := range []string{"https://api.example.com", "urn:a", "demo-api", "a b", "#", "https://%zz"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if oauth2.CheckTarget(s) == nil && (s == "" || len(s) > oauth2.MaxTarget || strings.ContainsAny(s, "# \r\n\t\x00")) {
-			t.Errorf("%q is accepted", s)
 		}
 	})
 }

@@ -45,16 +45,3 @@ func ValidScopeWord(s string) bool {
 
 // String gives the scope parameter.
 func (s Scopes) String() string { return strings.Join(s, " ") }
-
-// Has reports whether the word is one of them.
-func (s Scopes) Has(word string) bool { return slices.Contains(s, word) }
-
-// Subset reports whether every word of s is one of of's; no words are a subset of any.
-func (s Scopes) Subset(of Scopes) bool {
-	for _, word := range s {
-		if !of.Has(word) {
-			return false
-		}
-	}
-	return true
-}
