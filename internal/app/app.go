@@ -260,7 +260,7 @@ func bootTime() time.Duration {
 }
 
 func (a *App) buildGRPC(context.Context) error {
-	conf, err := tlsConfig(a.cfg.GRPC.TLS)
+	conf, err := tlsConfig(a.cfg.GRPC.TLS, a.log)
 	if err != nil {
 		return err
 	}
@@ -306,7 +306,7 @@ func (a *App) buildHTTP(context.Context) error {
 	if err != nil {
 		return err
 	}
-	conf, err := tlsConfig(a.cfg.HTTP.TLS)
+	conf, err := tlsConfig(a.cfg.HTTP.TLS, a.log)
 	if err != nil {
 		return err
 	}

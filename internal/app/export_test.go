@@ -2,8 +2,11 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net/http"
+
+	"github.com/authsvc/authsvc/internal/config"
 )
 
 // Meter is what counts events, for tests of what an operator sees.
@@ -22,3 +25,6 @@ func NewMeter() (*Meter, http.Handler, error) {
 func Sweeping(ctx context.Context, log *slog.Logger, one func(ctx context.Context, limit int) (int, error)) error {
 	return sweeping(ctx, log, one)
 }
+
+// TLSConfig is what a listener with this pair serves.
+func TLSConfig(c config.TLS, log *slog.Logger) (*tls.Config, error) { return tlsConfig(c, log) }

@@ -3,6 +3,7 @@ package app
 import (
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -12,36 +13,42 @@ import (
 
 // certificate serves a key pair from files, and reads them again when they change.
 type certificate struct {
-	c  config.TLS
-	mu sync.Mutex
-	at [2]time.Time
-	on time.Time
-	kp *tls.Certificate
+	c   config.TLS
+	log *slog.Logger
+	mu  sync.Mutex
+	at  [2]time.Time
+	on  time.Time
+	kp  *tls.Certificate
 }
 
 // lookEvery is how often a handshake looks at the files' times.
 const lookEvery = 5 * time.Second
 
 // tlsConfig gives nil where no certificate is configured.
-func tlsConfig(c config.TLS) (*tls.Config, error) {
+func tlsConfig(c config.TLS, log *slog.Logger) (*tls.Config, error) {
 	if c.CertFile == "" {
 		return nil, nil //nolint:nilnil // no TLS is a valid answer
 	}
-	cert := &certificate{c: c}
+	cert := &certificate{c: c, log: log}
 	if err := cert.load(); err != nil {
 		return nil, err
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get, NextProtos: []string{"h2", "http/1.1"}}, nil
 }
 
-// get keeps the last good pair where a new one does not load: half-written files must not end the service.
+// get keeps the last good pair where a new one does not load: half-written files must not end the service. It says so each
+// time that it looked, since the pair in use is the one that will expire.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Since(c.on) >= lookEvery {
 		c.on = time.Now()
-		if at, err := c.times(); err == nil && at != c.at {
-			_ = c.load()
+		at, err := c.times()
+		if err == nil && at != c.at {
+			err = c.load()
+		}
+		if err != nil {
+			c.log.Error("the certificate cannot be read again; the one from before is still served", "error", err)
 		}
 	}
 	return c.kp, nil
