@@ -7,7 +7,6 @@ import (
 
 	"github.com/authsvc/authsvc/internal/client"
 	"github.com/authsvc/authsvc/internal/fault"
-	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/service"
 )
 
@@ -45,7 +44,7 @@ func TestTheTokensOfEveryClientFitAVerifier(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
 		}
-		issued, err := c.signIn.Login(t.Context(), service.LoginRequest{Username: "ada", Password: secretly, ClientID: ids.Client(id.ID)})
+		issued, err := c.signIn.Login(t.Context(), service.LoginRequest{Username: "ada", Password: secretly, ClientID: id.ID})
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue

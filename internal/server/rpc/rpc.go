@@ -142,7 +142,8 @@ func timed(ctx context.Context, call *tap.Info) (context.Context, error) {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) <= maxCall {
 		return ctx, nil
 	}
-	ctx, _ = context.WithTimeout(ctx, maxCall) //nolint:govet // grpc-go cancels the outer one when the stream ends
+	ctx, cancel := context.WithTimeout(ctx, maxCall) //nolint:gosec // grpc-go cancels the outer one when the stream ends
+	_ = cancel
 	return ctx, nil
 }
 
