@@ -34,7 +34,7 @@ type Options struct {
 	Tokens tokens
 	// Caller says who sent a request, as far as the transport tells: address, user agent, request id.
 	Caller func(r *http.Request) service.Caller
-	// Logger gets the causes of internal errors.
+	// Logger gets the causes of what failed on our side.
 	Logger *slog.Logger
 }
 

@@ -47,6 +47,9 @@ func (i *issuer) ClientCredentials(_ context.Context, r service.ClientCredential
 		"limited":  &fault.Error{Kind: fault.Limited, Reason: fault.RateLimited, Message: "slow", RetryAfter: 1500 * time.Millisecond},
 		"away":     fault.Wrap(errors.New("dial "+canary), fault.Unavailable, fault.StoreUnavailable, "the store did not answer"),
 		"raw":      errors.New("sql: " + canary),
+		"late":     fmt.Errorf("sign: %w", context.DeadlineExceeded),
+		"left":     fmt.Errorf("sign: %w", context.Canceled),
+		"cut":      fault.Wrap(context.Canceled, fault.Unavailable, fault.StoreUnavailable, "the store did not answer"),
 	}
 	if err := kinds[r.Scope]; err != nil {
 		return service.Issued{}, err
@@ -159,7 +162,7 @@ func TestTokenEndpoint(t *testing.T) {
 			if tt.code == 200 && (tokens.last.Caller.RequestID != "r1" || !tokens.last.Caller.IP.IsValid()) {
 				t.Errorf("the caller is %+v", tokens.last.Caller)
 			}
-			if strings.Contains(w.Body.String(), canary) || tt.code != 500 && strings.Contains(log.String(), canary) {
+			if strings.Contains(w.Body.String(), canary) || tt.code < 500 && strings.Contains(log.String(), canary) {
 				t.Errorf("R63 a secret or the inside is shown: %s %s", w.Body, log)
 			}
 			if w.Header().Get("Cache-Control") != "no-store" || w.Header().Get("Pragma") != "no-cache" {
@@ -174,6 +177,40 @@ func TestTokenEndpoint(t *testing.T) {
 			}
 			if allow := w.Header().Get("Allow"); (allow != "") != (tt.code == 405) {
 				t.Errorf("Allow is %q", allow)
+			}
+		})
+	}
+}
+
+// TestTheCauseOfAFailureIsLoggedOnce: what could not be done for a caller who waits is the service's to explain; a caller who
+// went away is nobody's failure.
+func TestTheCauseOfAFailureIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, scope string
+		gone        bool
+		code, lines int
+	}{
+		{"a store that is away", "away", false, 503, 1},
+		{"what nobody foresaw", "raw", false, 500, 1},
+		{"no time left to sign", "late", false, 503, 1},
+		{"the caller went away before the signature", "left", true, 499, 0},
+		{"the caller went away while the store was asked", "cut", true, 499, 0},
+		{"the store is away, and then the caller, too", "away", true, 503, 1},
+		{"a refusal is no failure", "denied", false, 400, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h, _, log := open(t, "https://id.example.com")
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			if tt.gone {
+				leave()
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, post("grant_type=client_credentials&scope="+tt.scope, nil).WithContext(ctx))
+			if lines := strings.Count(log.String(), "\n"); w.Code != tt.code || lines != tt.lines {
+				t.Errorf("answered %d with %d lines in the log: %s", w.Code, lines, log)
 			}
 		})
 	}

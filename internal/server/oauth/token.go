@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -17,6 +18,9 @@ import (
 	"github.com/authsvc/authsvc/internal/oauth2"
 	"github.com/authsvc/authsvc/internal/service"
 )
+
+// callerLeft is what the access log shows of a caller who did not wait; it is the REST door's code for CANCELLED.
+const callerLeft = 499
 
 // maxBody limits the form, in bytes.
 const maxBody = 64 << 10
@@ -159,9 +163,19 @@ func isForm(h http.Header) bool {
 	return true
 }
 
-// problemOf is this door's one switch over the kinds of faults.
+// problemOf is this door's one switch over the kinds of faults. It logs once what the caller is not told; of one who went
+// away there is nothing to say.
 func (d *Door) problemOf(r *http.Request, requestID string, err error) *problem {
 	f := fault.From(err)
+	if errors.Is(err, context.Canceled) && errors.Is(r.Context().Err(), context.Canceled) {
+		return &problem{code: callerLeft, word: oauth2.TemporarilyUnavailable, text: "the caller went away"} // nobody reads it
+	}
+	if f.Kind == fault.Internal && errors.Is(err, context.DeadlineExceeded) {
+		f = fault.Wrap(err, fault.Unavailable, fault.StoreUnavailable, "there was not enough time to decide")
+	}
+	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
+		d.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("request_id", requestID), slog.Any("error", err))
+	}
 	p := &problem{code: http.StatusBadRequest, word: oauth2.InvalidRequest, text: f.Message, retry: f.RetryAfter}
 	switch f.Kind {
 	case fault.Invalid:
@@ -182,7 +196,6 @@ func (d *Door) problemOf(r *http.Request, requestID string, err error) *problem 
 		p.code, p.word, p.retry = http.StatusServiceUnavailable, oauth2.TemporarilyUnavailable, max(p.retry, time.Second)
 	case fault.Internal:
 		p.code, p.word, p.text = http.StatusInternalServerError, oauth2.ServerError, "internal error"
-		d.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("request_id", requestID), slog.Any("error", err))
 	}
 	return p
 }
