@@ -215,19 +215,22 @@ func (s *Tokens) ending(ctx context.Context, r RevokeRequest) (j journal.Journal
 			}
 			return j, "", "", nil
 		}
-		row, _, _, err := s.o.Sessions.Get(ctx, p.Session)
+		row, _, now, err := s.o.Sessions.Get(ctx, p.Session)
 		if err != nil {
 			if fault.From(err).Kind == fault.NotFound {
 				return j, "", "", nil
 			}
 			return j, "", "", err
 		}
-		if row.SecretHash != p.SecretHash {
+		ended := !row.EndedAt.IsZero()
+		if row.SecretHash != p.SecretHash || ended && now.Sub(row.EndedAt) >= journal.RevocationTTL {
 			return j, "", "", nil
 		}
 		r.Caller.Subject, r.Caller.Client, r.Caller.Session = row.Account, row.Client, row.ID
 		j.Ends = []journal.End{{Session: row.ID, Reason: journal.EndedByRevoke}}
-		j.Audit = []journal.Record{r.Caller.record("revoke", "ok", "refresh_token", string(row.ID))}
+		if !ended { // of one that has, the log is told again, but nothing happened that an audit would look for
+			j.Audit = []journal.Record{r.Caller.record("revoke", "ok", "refresh_token", string(row.ID))}
+		}
 		return j, row.Client, "refresh_token", nil
 	}
 	claims, err := s.o.Verifier.Verify(ctx, r.Token)
