@@ -82,7 +82,7 @@ func RunDev(ctx context.Context, o DevOptions, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return err
 	}
-	if cfg.Issuer, err = devIssuerOf(path(devIssuer), o.Issuer, "http://"+doors.HTTP.Addr().String()); err != nil {
+	if cfg.Issuer, err = devIssuerOf(path(devIssuer), o.Issuer, strings.TrimSuffix("http://"+doors.HTTP.Addr().String(), ":80")); err != nil {
 		return err
 	}
 	a, err := New(ctx, cfg, doors, stderr)

@@ -91,7 +91,9 @@ func CheckIssuer(issuer string) error {
 		return errors.New("must not end with a slash: remove it")
 	case u.Host != strings.ToLower(u.Host) || !strings.HasPrefix(issuer, u.Scheme+"://"):
 		return errors.New("must be in lower case up to its path, since issuers are compared byte for byte")
-	case u.String() != issuer || strings.Contains(u.Path, "//") || strings.Contains(u.Path+"/", "/./") || strings.Contains(u.Path+"/", "/../"):
+	case u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80" || strings.HasSuffix(u.Host, ":"):
+		return errors.New("must not name the port that its scheme has anyway: remove it")
+	case strings.Contains(issuer, "%") || u.String() != issuer || strings.Contains(u.Path, "//") || strings.Contains(u.Path+"/", "/./") || strings.Contains(u.Path+"/", "/../"):
 		return errors.New("is not in its normal form: write it without escapes and empty or dotted path segments")
 	}
 	return nil

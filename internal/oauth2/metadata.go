@@ -40,7 +40,7 @@ const maxIssuer = 256
 func CheckIssuer(s string) error {
 	u, err := url.Parse(s)
 	if err != nil || len(s) > maxIssuer || u.Host == "" || u.Hostname() == "" || u.User != nil || u.Opaque != "" ||
-		strings.ContainsAny(s, "?#%") || strings.HasSuffix(s, "/") || u.Host != strings.ToLower(u.Host) || u.String() != s {
+		strings.ContainsAny(s, "?#%") || strings.HasSuffix(s, "/") || strings.HasSuffix(u.Host, ":") || u.Host != strings.ToLower(u.Host) || u.String() != s {
 		return ErrIssuer
 	}
 	for segment := range strings.SplitSeq(strings.TrimPrefix(u.Path, "/"), "/") {

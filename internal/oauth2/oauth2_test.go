@@ -143,7 +143,7 @@ func TestR11AnIssuerHasOneSpelling(t *testing.T) {
 		"https://auth.example.com": true, "https://auth.example.com/tenant": true, "https://auth.example.com:8443": true,
 		"http://127.0.0.1:8080": true, "http://[::1]:8080": true, "http://localhost:8080": true,
 		"https://auth.example.com/": false, "https://auth.example.com/tenant/": false, "https://Auth.example.com": false,
-		"HTTPS://auth.example.com": false, "https://auth.example.com:443": false, "https://auth.example.com?": false,
+		"HTTPS://auth.example.com": false, "https://auth.example.com:443": false, "https://auth.example.com:": false, "https://auth.example.com?": false,
 		"https://auth.example.com?x": false, "https://auth.example.com#x": false, "https://u@auth.example.com": false,
 		"http://auth.example.com": false, "https://": false, "auth.example.com": false, "": false, "https://auth.example.com/a/../b": false,
 		"https://auth.example.com//a": false, "https://auth.example.com/%61": false, "https:auth.example.com": false,
