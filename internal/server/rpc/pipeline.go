@@ -132,7 +132,10 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	e, ok := v.(*envelope)
-	if !ok {
+	switch {
+	case !ok && data.Len() > MaxMessage: // of a service without a pipeline, such as the health
+		return errors.New("the message is larger than 64 KiB")
+	case !ok:
 		return encoding.GetCodecV2(proto.Name).Unmarshal(data, v)
 	}
 	_, batch := e.request.(*authsvcv1.BatchIntrospectRequest)
