@@ -311,7 +311,7 @@ func (a *App) buildHTTP(context.Context) error {
 		return err
 	}
 	a.http = rest.NewServer(handler, conf)
-	a.http.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
+	a.http.ErrorLog = errorLog(a.log)
 	return nil
 }
 
@@ -330,7 +330,7 @@ func (a *App) buildOps(context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.ops = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
+	a.ops = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: errorLog(a.log)}
 	return nil
 }
 

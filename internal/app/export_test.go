@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"log"
 	"log/slog"
 	"net/http"
 
@@ -22,9 +23,12 @@ func NewMeter() (*Meter, http.Handler, error) {
 }
 
 // Sweeping deletes what is over until ctx ends, for tests of whether it keeps up.
-func Sweeping(ctx context.Context, log *slog.Logger, one func(ctx context.Context, limit int) (int, error)) error {
-	return sweeping(ctx, log, one)
+func Sweeping(ctx context.Context, logger *slog.Logger, one func(ctx context.Context, limit int) (int, error)) error {
+	return sweeping(ctx, logger, one)
 }
 
 // TLSConfig is what a listener with this pair serves.
-func TLSConfig(c config.TLS, log *slog.Logger) (*tls.Config, error) { return tlsConfig(c, log) }
+func TLSConfig(c config.TLS, logger *slog.Logger) (*tls.Config, error) { return tlsConfig(c, logger) }
+
+// ErrorLog is what net/http is given to log by.
+func ErrorLog(logger *slog.Logger) *log.Logger { return errorLog(logger) }

@@ -1,8 +1,10 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -62,6 +64,22 @@ func serveHTTP(s *http.Server, l net.Listener) (err error) {
 	}
 	return err
 }
+
+// saidByHTTP takes what net/http logs by itself. Of strangers' handshakes that is for Debug; that the listener takes nobody
+// in, since the process has no files left, is for whoever runs it.
+type saidByHTTP struct{ log *slog.Logger }
+
+// Write takes one line.
+func (s saidByHTTP) Write(line []byte) (int, error) {
+	level := slog.LevelDebug
+	if bytes.HasPrefix(line, []byte("http: Accept error")) {
+		level = slog.LevelError
+	}
+	s.log.Log(context.Background(), level, string(bytes.TrimSpace(line)))
+	return len(line), nil
+}
+
+func errorLog(l *slog.Logger) *log.Logger { return log.New(saidByHTTP{l}, "", 0) }
 
 // drainFor bounds the drain; a call takes at most service.DecisionTimeout to decide.
 const drainFor = 15 * time.Second
@@ -125,7 +143,7 @@ func (a *App) clean(ctx context.Context) error {
 		func(ctx context.Context, limit int) (int, error) { return a.db.Audit().Prune(ctx, keepAudit, limit) })
 }
 
-func sweeping(ctx context.Context, log *slog.Logger, sweeps ...sweep) error {
+func sweeping(ctx context.Context, logger *slog.Logger, sweeps ...sweep) error {
 	timer := time.NewTimer(sweepEvery)
 	defer timer.Stop()
 	for {
@@ -145,7 +163,7 @@ func sweeping(ctx context.Context, log *slog.Logger, sweeps ...sweep) error {
 		if failed != nil {
 			next = sweepEvery
 			if ctx.Err() == nil {
-				log.Warn("cleaning failed; it is tried again", "error", failed)
+				logger.Warn("cleaning failed; it is tried again", "error", failed)
 			}
 		}
 		timer.Reset(next)
