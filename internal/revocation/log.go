@@ -254,8 +254,8 @@ func (l *Log) Await(ctx context.Context, position string) error {
 	if position == "" {
 		return nil
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(position)
-	if err != nil || len(raw) != 24 {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(position) // which skips line breaks
+	if err != nil || len(raw) != 24 || len(position) != base64.RawURLEncoding.EncodedLen(24) {
 		return fault.Field("min_position", "not a position that this service gave")
 	}
 	row := int64(binary.BigEndian.Uint64(raw[16:]))
