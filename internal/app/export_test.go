@@ -32,3 +32,8 @@ func TLSConfig(c config.TLS, logger *slog.Logger) (*tls.Config, error) { return 
 
 // ErrorLog is what net/http is given to log by.
 func ErrorLog(logger *slog.Logger) *log.Logger { return errorLog(logger) }
+
+// Following reads the clients until ctx ends.
+func Following(ctx context.Context, logger *slog.Logger, refresh func(context.Context) error) error {
+	return following(ctx, logger, refresh)
+}

@@ -113,11 +113,30 @@ func (a *App) drain() {
 
 // followClients reads the clients again when their revision moves, so that what the CLI changes acts within a second.
 func (a *App) followClients(ctx context.Context) error {
-	return every(ctx, 250*time.Millisecond, func() {
-		if err := a.clients.Refresh(ctx); err != nil && ctx.Err() == nil {
-			a.log.Warn("clients cannot be read", "error", err)
+	return following(ctx, a.log, a.clients.Refresh)
+}
+
+// following says once that the clients cannot be read, and once that they can be again: a store may be away for long.
+func following(ctx context.Context, logger *slog.Logger, refresh func(context.Context) error) error {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
 		}
-	})
+		err := refresh(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil && !failing:
+			logger.Warn("clients cannot be read", "error", err)
+			failing = true
+		case err == nil && failing:
+			logger.Info("clients are read again")
+			failing = false
+		}
+	}
 }
 
 // How long what has ended is kept, how much one sweep touches, and how often there is one. One that left something goes on
@@ -167,18 +186,5 @@ func sweeping(ctx context.Context, logger *slog.Logger, sweeps ...sweep) error {
 			}
 		}
 		timer.Reset(next)
-	}
-}
-
-func every(ctx context.Context, d time.Duration, do func()) error {
-	tick := time.NewTicker(d)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			do()
-		}
 	}
 }
