@@ -23,7 +23,7 @@ func TestG11OnlyRequestsTakenBackAtOnceAreAFlood(t *testing.T) {
 		after time.Duration
 		lives bool
 	}{
-		{"the twin: the callers of a proxy give up after a tenth of a second, for a minute", 100 * time.Millisecond, true},
+		{"the twin: the callers of a proxy give up after a tenth of a second, for ten seconds", 100 * time.Millisecond, true},
 		{"G11 rapid reset: each is taken back within a millisecond", time.Millisecond, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -38,7 +38,7 @@ func TestG11OnlyRequestsTakenBackAtOnceAreAFlood(t *testing.T) {
 				}()
 				server := rest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), nil)
 				line := server.ConnContext(t.Context(), ours)
-				for start := time.Now(); time.Since(start) < time.Minute; {
+				for start := time.Now(); time.Since(start) < 10*time.Second; {
 					for range 128 {
 						ctx, stop := context.WithTimeout(line, tt.after)
 						defer stop()
@@ -58,7 +58,7 @@ func TestG11OnlyRequestsTakenBackAtOnceAreAFlood(t *testing.T) {
 					}
 				}
 				if !tt.lives {
-					t.Error("not cut within a minute")
+					t.Error("not cut within ten seconds")
 				}
 				ours.Close()
 				<-cut
