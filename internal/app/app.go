@@ -290,6 +290,11 @@ func (a *App) buildHTTP(context.Context) error {
 		return err
 	}
 	door.Register(a.grpc)
+	for name := range a.grpc.GetServiceInfo() { // a probe may ask for one by its exact name, too
+		if strings.HasPrefix(name, "authsvc.") {
+			a.health.SetServingStatus(name, healthv1.HealthCheckResponse_NOT_SERVING)
+		}
+	}
 	channel := rest.NewChannel()
 	door.Register(channel)
 	issuer, err := url.Parse(a.cfg.Issuer)
