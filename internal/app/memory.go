@@ -12,9 +12,9 @@ import (
 // load, and within the soft limit.
 const collectorPercent = 200
 
-// limitMemory sets how eagerly the collector works, unless GOGC says it, and Go's soft memory limit to nine tenths of what the control group gives, so that the collector works
-// harder before the kernel kills. GOMEMLIMIT, where it is set, has been obeyed already; without a group limit there is
-// nothing to say.
+// limitMemory sets how eagerly Go's collector works, unless GOGC says it, and Go's soft memory limit, unless GOMEMLIMIT does: nine
+// tenths of what the control group gives, so that the collector works harder before the kernel kills. Without a group limit
+// there is nothing to say.
 func limitMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(collectorPercent)
