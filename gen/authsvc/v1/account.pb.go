@@ -10,6 +10,7 @@ package authsvcv1
 
 import (
 	_ "github.com/authsvc/authsvc/gen/authsvc/policy/v1"
+	_ "github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv2/options"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -122,13 +123,16 @@ var File_authsvc_v1_account_proto protoreflect.FileDescriptor
 const file_authsvc_v1_account_proto_rawDesc = "" +
 	"\n" +
 	"\x18authsvc/v1/account.proto\x12\n" +
-	"authsvc.v1\x1a\x1eauthsvc/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\"g\n" +
+	"authsvc.v1\x1a\x1eauthsvc/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a.protoc-gen-openapiv2/options/annotations.proto\"g\n" +
 	"\x15ChangePasswordRequest\x12&\n" +
 	"\fold_password\x18\x01 \x01(\tB\x03\x80\x01\x01R\voldPassword\x12&\n" +
 	"\fnew_password\x18\x02 \x01(\tB\x03\x80\x01\x01R\vnewPassword\"\x18\n" +
-	"\x16ChangePasswordResponse2\x93\x01\n" +
-	"\x0eAccountService\x12\x80\x01\n" +
-	"\x0eChangePassword\x12!.authsvc.v1.ChangePasswordRequest\x1a\".authsvc.v1.ChangePasswordResponse\"'\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x19:\x01*\"\x14/v1/account/passwordB\x9c\x01\n" +
+	"\x16ChangePasswordResponse2\xa4\x01\n" +
+	"\x0eAccountService\x12\x91\x01\n" +
+	"\x0eChangePassword\x12!.authsvc.v1.ChangePasswordRequest\x1a\".authsvc.v1.ChangePasswordResponse\"8\x92A\x0eb\f\n" +
+	"\n" +
+	"\n" +
+	"\x06Bearer\x12\x00\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x19:\x01*\"\x14/v1/account/passwordB\x9c\x01\n" +
 	"\x0ecom.authsvc.v1B\fAccountProtoP\x01Z3github.com/authsvc/authsvc/gen/authsvc/v1;authsvcv1\xa2\x02\x03AXX\xaa\x02\n" +
 	"Authsvc.V1\xca\x02\n" +
 	"Authsvc\\V1\xe2\x02\x16Authsvc\\V1\\GPBMetadata\xea\x02\vAuthsvc::V1b\x06proto3"

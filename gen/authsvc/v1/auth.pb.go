@@ -862,17 +862,27 @@ const file_authsvc_v1_auth_proto_rawDesc = "" +
 	"\x16BatchIntrospectRequest\x12\x1b\n" +
 	"\x06tokens\x18\x01 \x03(\tB\x03\x80\x01\x01R\x06tokens\"S\n" +
 	"\x17BatchIntrospectResponse\x128\n" +
-	"\aresults\x18\x01 \x03(\v2\x1e.authsvc.v1.IntrospectResponseR\aresults2\xdb\x04\n" +
+	"\aresults\x18\x01 \x03(\v2\x1e.authsvc.v1.IntrospectResponseR\aresults2\x97\x05\n" +
 	"\vAuthService\x12]\n" +
 	"\x05Login\x12\x18.authsvc.v1.LoginRequest\x1a\x19.authsvc.v1.LoginResponse\"\x1f\xea\xe0\x18\x02\n" +
 	"\x00\x82\xd3\xe4\x93\x02\x13:\x01*\"\x0e/v1/auth/login\x12e\n" +
 	"\aRefresh\x12\x1a.authsvc.v1.RefreshRequest\x1a\x1b.authsvc.v1.RefreshResponse\"!\xea\xe0\x18\x02\n" +
 	"\x00\x82\xd3\xe4\x93\x02\x15:\x01*\"\x10/v1/auth/refresh\x12a\n" +
-	"\x06Revoke\x12\x19.authsvc.v1.RevokeRequest\x1a\x1a.authsvc.v1.RevokeResponse\" \xea\xe0\x18\x02\x12\x00\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/auth/revoke\x12\x85\x01\n" +
+	"\x06Revoke\x12\x19.authsvc.v1.RevokeRequest\x1a\x1a.authsvc.v1.RevokeResponse\" \xea\xe0\x18\x02\x12\x00\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/auth/revoke\x12\xa3\x01\n" +
 	"\n" +
-	"Introspect\x12\x1d.authsvc.v1.IntrospectRequest\x1a\x1e.authsvc.v1.IntrospectResponse\"8\xea\xe0\x18\x16\"\x14\n" +
-	"\x12authsvc.introspect\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/auth/introspect\x12\x9a\x01\n" +
-	"\x0fBatchIntrospect\x12\".authsvc.v1.BatchIntrospectRequest\x1a#.authsvc.v1.BatchIntrospectResponse\">\xea\xe0\x18\x16\"\x14\n" +
+	"Introspect\x12\x1d.authsvc.v1.IntrospectRequest\x1a\x1e.authsvc.v1.IntrospectResponse\"V\x92A\x1bb\v\n" +
+	"\t\n" +
+	"\x05Basic\x12\x00b\f\n" +
+	"\n" +
+	"\n" +
+	"\x06Bearer\x12\x00\xea\xe0\x18\x16\"\x14\n" +
+	"\x12authsvc.introspect\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/auth/introspect\x12\xb8\x01\n" +
+	"\x0fBatchIntrospect\x12\".authsvc.v1.BatchIntrospectRequest\x1a#.authsvc.v1.BatchIntrospectResponse\"\\\x92A\x1bb\v\n" +
+	"\t\n" +
+	"\x05Basic\x12\x00b\f\n" +
+	"\n" +
+	"\n" +
+	"\x06Bearer\x12\x00\xea\xe0\x18\x16\"\x14\n" +
 	"\x12authsvc.introspect\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/auth/introspect:batchB\xa0\x04\x92A\x83\x03\x12\xa1\x01\n" +
 	"\aauthsvc\x12WSigns people and services in, and lets every other service verify their tokens locally.*9\n" +
 	"\n" +

@@ -10,6 +10,7 @@ package authsvcv1
 
 import (
 	_ "github.com/authsvc/authsvc/gen/authsvc/policy/v1"
+	_ "github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv2/options"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -443,7 +444,7 @@ var File_authsvc_v1_session_proto protoreflect.FileDescriptor
 const file_authsvc_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"\x18authsvc/v1/session.proto\x12\n" +
-	"authsvc.v1\x1a\x1eauthsvc/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x03\n" +
+	"authsvc.v1\x1a\x1eauthsvc/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a.protoc-gen-openapiv2/options/annotations.proto\"\x9d\x03\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x1b\n" +
@@ -479,11 +480,20 @@ const file_authsvc_v1_session_proto_rawDesc = "" +
 	"\x0eexcept_current\x18\x01 \x01(\bR\rexceptCurrent\"W\n" +
 	"\x19RevokeAllSessionsResponse\x12(\n" +
 	"\rrevoked_count\x18\x01 \x01(\x05H\x00R\frevokedCount\x88\x01\x01B\x10\n" +
-	"\x0e_revoked_count2\x90\x03\n" +
-	"\x0eSessionService\x12o\n" +
-	"\fListSessions\x12\x1f.authsvc.v1.ListSessionsRequest\x1a .authsvc.v1.ListSessionsResponse\"\x1c\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/sessions\x12\x7f\n" +
-	"\rRevokeSession\x12 .authsvc.v1.RevokeSessionRequest\x1a!.authsvc.v1.RevokeSessionResponse\")\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\x12\x8b\x01\n" +
-	"\x11RevokeAllSessions\x12$.authsvc.v1.RevokeAllSessionsRequest\x1a%.authsvc.v1.RevokeAllSessionsResponse\")\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/v1/sessions:revokeAllB\x9c\x01\n" +
+	"\x0e_revoked_count2\xc5\x03\n" +
+	"\x0eSessionService\x12\x80\x01\n" +
+	"\fListSessions\x12\x1f.authsvc.v1.ListSessionsRequest\x1a .authsvc.v1.ListSessionsResponse\"-\x92A\x0eb\f\n" +
+	"\n" +
+	"\n" +
+	"\x06Bearer\x12\x00\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/sessions\x12\x90\x01\n" +
+	"\rRevokeSession\x12 .authsvc.v1.RevokeSessionRequest\x1a!.authsvc.v1.RevokeSessionResponse\":\x92A\x0eb\f\n" +
+	"\n" +
+	"\n" +
+	"\x06Bearer\x12\x00\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\x12\x9c\x01\n" +
+	"\x11RevokeAllSessions\x12$.authsvc.v1.RevokeAllSessionsRequest\x1a%.authsvc.v1.RevokeAllSessionsResponse\":\x92A\x0eb\f\n" +
+	"\n" +
+	"\n" +
+	"\x06Bearer\x12\x00\xea\xe0\x18\x04\x1a\x02\x10\x01\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/v1/sessions:revokeAllB\x9c\x01\n" +
 	"\x0ecom.authsvc.v1B\fSessionProtoP\x01Z3github.com/authsvc/authsvc/gen/authsvc/v1;authsvcv1\xa2\x02\x03AXX\xaa\x02\n" +
 	"Authsvc.V1\xca\x02\n" +
 	"Authsvc\\V1\xe2\x02\x16Authsvc\\V1\\GPBMetadata\xea\x02\vAuthsvc::V1b\x06proto3"
