@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -67,7 +66,7 @@ func pace(rate int, during time.Duration, call func(context.Context) error) (lat
 
 func percentile(l []time.Duration, p float64) time.Duration {
 	if len(l) == 0 {
-		panic(fmt.Sprint("no latencies"))
+		panic("no latencies")
 	}
 	l = slices.Sorted(slices.Values(l))
 	return l[int(float64(len(l)-1)*p)]

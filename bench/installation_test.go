@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -102,9 +103,11 @@ func (in *installation) cliWith(b *testing.B, stdin string, args ...string) []by
 	words := append([]string{args[0]}, args[1])
 	cmd := exec.Command(authsvc, append(append(words, "-config", in.path("config.yaml")), args[2:]...)...)
 	cmd.Stdin = strings.NewReader(stdin)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
 	out, err := cmd.Output()
 	if err != nil {
-		b.Fatalf("authsvc %s: %v\n%s", strings.Join(args, " "), err, err.(*exec.ExitError).Stderr)
+		b.Fatalf("authsvc %s: %v\n%s", strings.Join(args, " "), err, &errs)
 	}
 	return out
 }
