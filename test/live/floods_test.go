@@ -267,7 +267,8 @@ func TestG11FloodsAreClosed(t *testing.T) {
 				f.wantClosed(t)
 			}
 			serves(t)
-			if after := s.memory(t); after > before+32 {
+			// What a flood of 20,000 could leave at 4 KiB for each is more than what the collector lets lie about.
+			if after := s.memory(t); after > before+64 {
 				t.Errorf("memory grew from %d to %d MiB", before, after)
 			}
 		})
