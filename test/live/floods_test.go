@@ -308,7 +308,7 @@ func TestG11AnswersThatNobodyReadsAreNotKept(t *testing.T) {
 			}
 		}
 	}
-	if after := s.memory(t); after > before+32 {
+	if after := s.memory(t); after > before+64 {
 		t.Errorf("memory grew from %d to %d MiB", before, after)
 	}
 	honest := &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}
