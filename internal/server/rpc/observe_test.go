@@ -1,7 +1,9 @@
 package rpc_test
 
 import (
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -100,5 +102,29 @@ func TestACallersTraceIsFollowed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestOneOfAHundredCallsThatWentWellIsLogged(t *testing.T) {
+	t.Parallel()
+	var out buffer
+	s := serve(t, func(o *rpc.Options) {
+		o.Logger = slog.New(slog.NewTextHandler(&out, nil))
+		o.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample()))
+	})
+	trust := authsvcv1.NewTrustServiceClient(s.conn)
+	for range 250 {
+		if _, err := trust.GetKeySet(t.Context(), &authsvcv1.GetKeySetRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 3 {
+		t.Fatalf("%d lines of 250 calls:\n%s", len(lines), out.String())
+	}
+	for _, want := range []string{"method=/authsvc.v1.TrustService/GetKeySet", "code=OK", "request_id=", "trace_id="} {
+		if !strings.Contains(lines[0], want) || strings.Contains(lines[0], want+`""`) {
+			t.Errorf("the line lacks %s: %s", want, lines[0])
+		}
 	}
 }

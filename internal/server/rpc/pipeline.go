@@ -55,17 +55,38 @@ func (p piped) wrap(method string, next grpc.MethodHandler) grpc.MethodHandler {
 	m := p.d.observer.method(method)
 	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (_ any, err error) {
 		ctx, end := m.begin(ctx)
-		defer func() { end(err) }()
+		ctx = withRequestID(ctx, !p.wire)
+		defer func() {
+			end(err)
+			p.d.mention(ctx, method, err)
+		}()
 		if p.wire {
 			dec = unpack(dec)
 		}
-		ctx = withRequestID(ctx, !p.wire)
 		resp, err := p.d.run(ctx, method, func(ctx context.Context) (any, error) { return next(srv, ctx, dec, nil) })
 		if err != nil {
 			return nil, p.d.answer(ctx, method, err)
 		}
 		return resp, nil
 	}
+}
+
+// mentionedOf is of how many calls that went well one is logged at Info. Those of a busy service would drown what matters, and
+// with none an operator could not see what a usual call looks like.
+const mentionedOf = 100
+
+// mention logs a call: one of mentionedOf that went well at Info, the others at Debug. What failed on our side was logged where
+// it failed, and what was refused is for the audit log.
+func (d *Door) mention(ctx context.Context, method string, err error) {
+	level := slog.LevelDebug
+	if err == nil && d.well.Add(1)%mentionedOf == 1 {
+		level = slog.LevelInfo
+	}
+	if !d.o.Logger.Enabled(ctx, level) {
+		return
+	}
+	d.o.Logger.LogAttrs(ctx, level, "call", slog.String("method", method), slog.String("code", codeName(status.Code(err))),
+		slog.String("request_id", requestID(ctx)), slog.String("trace_id", traceID(ctx)))
 }
 
 // run authenticates, calls, and turns a panic into an error.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -82,6 +83,7 @@ type Door struct {
 	rules    map[string]*rule
 	guard    *guard.Guard
 	observer *observer
+	well     atomic.Uint64 // calls that went well
 }
 
 // New makes the door; it fails if a method of the services has no rule.
