@@ -21,7 +21,6 @@ import (
 	"golang.org/x/term"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
@@ -99,7 +98,7 @@ type App struct {
 	accounts    *service.Accounts
 
 	grpc   *grpc.Server
-	health *health.Server
+	health *healthServer
 	http   *http.Server
 	ops    *http.Server
 	state  atomic.Int32 // starting, serving, draining
@@ -269,7 +268,7 @@ func (a *App) buildGRPC(context.Context) error {
 		creds = credentials.NewTLS(conf)
 	}
 	a.grpc = rpc.NewServer(creds)
-	a.health = health.NewServer()
+	a.health = newHealth()
 	a.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	healthv1.RegisterHealthServer(a.grpc, a.health)
 	if a.cfg.GRPC.Reflection {

@@ -86,7 +86,7 @@ const drainFor = 15 * time.Second
 
 func (a *App) drain() {
 	a.state.Store(draining)
-	a.health.Shutdown()
+	a.health.stop()
 	a.log.Info("draining")
 	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
 	defer cancel()

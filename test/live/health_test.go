@@ -38,5 +38,12 @@ func TestHealthIsByExactName(t *testing.T) {
 			}
 		}
 	}
-	s.kill(t) // a watch would hold up the drain for as long as it may last
+	if _, err := watch.Recv(); err == nil {
+		t.Error("the watch goes on, and holds up the drain")
+	}
+	err = <-s.exited
+	s.exited <- err
+	if err != nil {
+		t.Errorf("the drain ended with %v: %s", err, s.out)
+	}
 }
