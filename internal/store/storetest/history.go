@@ -174,56 +174,71 @@ type told struct {
 	listed bool   // ended, for whoever shows an access token
 	thief  Call   // whose presentation ended it
 	dead   uint64 // access tokens that were revoked by themselves, a bit each
+	last   Call   // the last refresh, until time passes; sharers of its decision come right after it
+	answer Answer // its answer
 }
 
 // sequential is one session, asked by one caller after the other.
 func sequential() porcupine.Model {
-	return porcupine.Model{
-		Init: func() any { return told{Row: NewRow()} },
-		Step: func(state, input, output any) (bool, any) {
-			return state.(told).step(input.(Call), output.(Answer))
+	m := porcupine.NondeterministicModel{
+		Init: func() []any { return []any{told{Row: NewRow()}} },
+		Step: func(state, input, output any) (next []any) {
+			for _, s := range state.(told).step(input.(Call), output.(Answer)) {
+				next = append(next, s)
+			}
+			return next
 		},
 	}
+	return m.ToModel()
 }
 
-// step gives whether the session may answer so, and how it is afterwards.
-func (s told) step(c Call, a Answer) (bool, told) {
+// step gives how the session may be after such an answer; it may not answer so if that is nothing.
+func (s told) step(c Call, a Answer) []told {
+	ok := true
 	switch c.Kind {
 	case Pause:
 		s.Late = true
+		s.last, s.answer = Call{}, Answer{}
 	case End:
 		s.over = true
+		s.last, s.answer = Call{}, Answer{}
 	case listed:
-		ok := s.over
+		ok = s.over
 		s.listed = true
-		return ok, s
 	case Kill:
 		s.dead |= 1 << c.Token
 	case Access:
-		return a.Active == (!s.listed && s.dead&(1<<c.Token) == 0), s
+		ok = a.Active == (!s.listed && s.dead&(1<<c.Token) == 0)
 	case Current:
-		return a.Active == (!s.over && (c.Generation == s.Head || c.Generation == s.Base)), s
+		ok = a.Active == (!s.over && (c.Generation == s.Head || c.Generation == s.Base))
 	case Refresh:
 		return s.refresh(c, a)
 	}
-	return true, s
+	if !ok {
+		return nil
+	}
+	return []told{s}
 }
 
-func (s told) refresh(c Call, a Answer) (bool, told) {
-	if a.Lost {
-		return true, s
+// refresh: calls with the same token from the same device share one decision, the thief's too, and change nothing more.
+func (s told) refresh(c Call, a Answer) (next []told) {
+	switch {
+	case a.Lost:
+		return []told{s}
+	case s.over && (a.Verdict == session.Invalid || a.Verdict == session.Reused && c == s.thief):
+		return []told{s}
+	case s.over || c.Generation > s.Head: // nobody has such a token, since no database lost writes here
+		return nil
+	case c == s.last && a == s.answer:
+		next = append(next, s)
 	}
-	if s.over {
-		// Calls with the same token from the same device share one decision: the thief's too.
-		return a.Verdict == session.Invalid || a.Verdict == session.Reused && c == s.thief, s
+	row, verdict, _ := s.Present(c.Generation, c.Network, c.Agent)
+	if a.Verdict != verdict || verdict == session.Issue && a.Head != row.Head {
+		return next
 	}
-	if c.Generation > s.Head {
-		return false, s // nobody has it, since no database lost writes here
-	}
-	next, verdict, _ := s.Present(c.Generation, c.Network, c.Agent)
-	s.Row = next
+	s.Row, s.last, s.answer = row, c, a
 	if verdict == session.Reused {
 		s.over, s.thief = true, c
 	}
-	return a.Verdict == verdict && (verdict != session.Issue || a.Head == next.Head), s
+	return append(next, s)
 }

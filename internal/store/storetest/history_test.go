@@ -89,6 +89,8 @@ func TestTheCheckCatchesAWrongHistory(t *testing.T) {
 		{"two late retries at once given two successors", []said{issued(1, 2), pause, issued(1, 3), meanwhile(issued(1, 4))}, []said{issued(1, 2), pause, issued(1, 3), meanwhile(issued(1, 3))}},
 		{"the third generation replayed elsewhere is answered", roaming(from(1, 0, 3, session.Issue, 4)), roaming(from(1, 0, 3, session.Superseded, 0))},
 		{"the second generation replayed elsewhere is refused", roaming(from(1, 0, 3, session.Superseded, 0))[2:], roaming(from(1, 0, 3, session.Superseded, 0))[:4]},
+		{"a late retry from elsewhere answered again, with no decision to share", append(roaming(pause), from(1, 0, 3, session.Issue, 5), issued(3, 5), from(1, 0, 3, session.Issue, 5)),
+			append(roaming(pause), from(1, 0, 3, session.Issue, 5), meanwhile(from(1, 0, 3, session.Issue, 5)), issued(3, 5), from(1, 0, 3, session.Superseded, 0))},
 		{"an answer to nobody's token", []said{issued(2, 3), issued(1, 2)}, []said{issued(1, 2), issued(2, 3)}},
 		{"a refresh that was answered before a pause is taken for late", []said{issued(1, 2), issued(1, 3), pause}, []said{issued(1, 2), meanwhile(pause), issued(1, 3)}},
 		{"unavailable though no time passed", []said{lost(issued(1, 2))}, []said{lost(issued(1, 2)), meanwhile(pause)}},
