@@ -76,6 +76,8 @@ type served struct {
 	tokens *service.Tokens
 	secret string // of the client "rs"
 	log    *buffer
+	feed   *rpc.Hub
+	tail   *revocation.Log
 	panics atomic.Int64
 }
 
@@ -100,6 +102,7 @@ func serve(t *testing.T, change func(*rpc.Options)) *served {
 	if change != nil {
 		change(&o)
 	}
+	s.feed = o.Feed
 	s.door = must(rpc.New(o))(t)
 	server := rpc.NewServer(nil)
 	s.door.Register(server)
@@ -144,7 +147,7 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 	admin := must(service.NewClientAdmin(s.db.Clients(), issuer, tail))(t)
 	for _, c := range []client.Client{
 		{ID: "app", Kind: client.Public, Audiences: []string{api, issuer}, DefaultAudiences: []string{api, issuer}, Scopes: []string{"read"}, DefaultScopes: []string{"read"}},
-		{ID: "rs", Kind: client.Confidential, Audiences: []string{api}, DefaultAudiences: []string{api}, Scopes: []string{"authsvc.introspect", "read"}},
+		{ID: "rs", Kind: client.Confidential, Audiences: []string{api}, DefaultAudiences: []string{api}, Scopes: []string{"authsvc.introspect", "authsvc.trust", "read"}},
 	} {
 		_, secret, err := admin.Create(t.Context(), service.Operator(1000), c)
 		if err != nil {
@@ -154,7 +157,9 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 			s.secret = secret
 		}
 	}
-	return rpc.Options{SignIn: signIn, Tokens: s.tokens, Clients: clients, Sessions: sessions, Accounts: accounts, KeySet: ring.JWKS, Verifier: own,
+	s.tail = tail
+	hub := must(rpc.NewHub(rpc.HubOptions{Log: tail, KeySet: ring.JWKS, Beat: 50 * time.Millisecond}))(t)
+	return rpc.Options{SignIn: signIn, Tokens: s.tokens, Clients: clients, Sessions: sessions, Accounts: accounts, Feed: hub, KeySet: ring.JWKS, Verifier: own,
 		Fresh: tail.Fresh, Logger: log, Panics: func() { s.panics.Add(1) }, Tracer: tracenoop.NewTracerProvider(), Meter: metricnoop.NewMeterProvider()}
 }
 
