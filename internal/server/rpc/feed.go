@@ -47,7 +47,8 @@ type Hub struct {
 	mu       sync.Mutex
 	at       standing // what has been handed to all who have joined
 	watchers map[*watcher]struct{}
-	clients  map[ids.Client]int // how many of them are whose
+	joined   map[*watcher]struct{} // those that have all of at, or will before what comes through their queue
+	clients  map[ids.Client]int    // how many of them are whose
 	draining bool
 	stats    HubStats
 
@@ -83,8 +84,7 @@ type whole struct {
 // watcher is one open stream.
 type watcher struct {
 	client ids.Client
-	end    context.CancelCauseFunc
-	joined bool // it has all of Hub.at, or will have it before what comes through the queue
+	end    func(cause *fault.Error) // also of a send that is blocked
 	queue  chan *event
 }
 
@@ -112,7 +112,7 @@ func NewHub(o HubOptions) (*Hub, error) {
 	if o.MaxPerClient <= 0 {
 		o.MaxPerClient = 1_000
 	}
-	return &Hub{o: o, watchers: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}, nil
+	return &Hub{o: o, watchers: map[*watcher]struct{}{}, joined: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}, nil
 }
 
 // Run hands out changes and heartbeats until ctx ends.
@@ -148,7 +148,7 @@ func (h *Hub) step(beat bool) {
 // advance moves to where the log and the keys are, and hands what lies between to all who have joined. Under h.mu.
 func (h *Hub) advance() {
 	next := standing{view: h.o.Log.View(), keySet: h.o.KeySet()}
-	if len(h.watchers) > 0 && !h.at.same(next) {
+	if len(h.joined) > 0 && !h.at.same(next) {
 		e := &event{at: next}
 		err := deltas(h.at, next, func(f frame) error { e.frames = append(e.frames, f); return nil })
 		if err != nil { // nobody may miss it
@@ -162,14 +162,11 @@ func (h *Hub) advance() {
 
 // hand puts an event into every queue that has room, and cuts the others off. Under h.mu.
 func (h *Hub) hand(e *event) {
-	for w := range h.watchers {
-		if !w.joined {
-			continue
-		}
+	for w := range h.joined {
 		select {
 		case w.queue <- e:
 		default:
-			w.joined = false
+			delete(h.joined, w)
 			w.end(errLagging)
 			h.stats.Cut++
 		}
@@ -177,9 +174,9 @@ func (h *Hub) hand(e *event) {
 }
 
 // cut ends all streams. Under h.mu.
-func (h *Hub) cut(cause error) {
+func (h *Hub) cut(cause *fault.Error) {
+	clear(h.joined)
 	for w := range h.watchers {
-		w.joined = false
 		w.end(cause)
 	}
 }
@@ -202,7 +199,7 @@ func (h *Hub) Stats() HubStats {
 }
 
 // enter counts a watcher in, and leave out; nothing is handed to it before it has joined.
-func (h *Hub) enter(c ids.Client, end context.CancelCauseFunc) (*watcher, error) {
+func (h *Hub) enter(c ids.Client, end func(cause *fault.Error)) (*watcher, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -221,6 +218,7 @@ func (h *Hub) leave(w *watcher) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.watchers, w)
+	delete(h.joined, w)
 	if h.clients[w.client]--; h.clients[w.client] == 0 {
 		delete(h.clients, w.client)
 	}
@@ -239,7 +237,9 @@ func (h *Hub) join(w *watcher) standing {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.advance()
-	w.joined = !h.draining
+	if !h.draining {
+		h.joined[w] = struct{}{}
+	}
 	return h.at
 }
 

@@ -78,6 +78,8 @@ type served struct {
 	log    *buffer
 	feed   *rpc.Hub
 	tail   *revocation.Log
+	admin  *service.ClientAdmin
+	ahead  atomic.Int64 // how far the clock of the door's verifier is ahead, in nanoseconds
 	panics atomic.Int64
 }
 
@@ -134,7 +136,8 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 	refresh := must(session.NewRefreshKeys(issuer, []session.RefreshKey{{ID: 1, Key: bytes.Repeat([]byte{7}, 32)}}))(t)
 	minter := must(token.New(token.Options{Keys: ring, Issuer: issuer}))(t)
 	verifier := must(verify.New(verify.Options{Issuer: issuer, AnyAudience: true, Keys: ring, Revocations: list}))(t)
-	own := must(verify.New(verify.Options{Issuer: issuer, Audiences: []string{issuer}, Keys: ring, Revocations: list}))(t)
+	own := must(verify.New(verify.Options{Issuer: issuer, Audiences: []string{issuer}, Keys: ring, Revocations: list,
+		Now: func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }}))(t)
 	clients := must(service.NewClients(s.db.Clients(), issuer, time.Now))(t)
 	signIn := must(service.NewSignIn(service.SignInOptions{Issuer: issuer, Accounts: s.db.Accounts(), Clients: clients, Sessions: s.db.Sessions(),
 		Hasher: hasher, Throttle: throttle, RefreshKeys: refresh, Minter: minter, MaxSessions: 200, Events: quiet{}, Logger: log}))(t)
@@ -145,6 +148,7 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 	accounts := must(service.NewAccounts(s.db.Accounts(), s.db.Revocations(), hasher, password.NewPolicy(), throttle, tail))(t)
 	must(accounts.Create(t.Context(), service.Operator(1000), "ada", oldPassword))(t)
 	admin := must(service.NewClientAdmin(s.db.Clients(), issuer, tail))(t)
+	s.admin = admin
 	for _, c := range []client.Client{
 		{ID: "app", Kind: client.Public, Audiences: []string{api, issuer}, DefaultAudiences: []string{api, issuer}, Scopes: []string{"read"}, DefaultScopes: []string{"read"}},
 		{ID: "rs", Kind: client.Confidential, Audiences: []string{api}, DefaultAudiences: []string{api}, Scopes: []string{"authsvc.introspect", "authsvc.trust", "read"}},

@@ -200,19 +200,6 @@ func TestG15UnknownMethodsAndUserAgentsMakeNoMetrics(t *testing.T) {
 	}
 }
 
-func TestG17NoMethodIsAStreamOfItsOwn(t *testing.T) {
-	t.Parallel()
-	all := methods(t)
-	if len(all) == 0 {
-		t.Fatal("there are no methods")
-	}
-	for name, m := range all {
-		if m.IsStreamingClient() || m.IsStreamingServer() {
-			t.Errorf("%s is a stream, and the pipeline has none", name)
-		}
-	}
-}
-
 func TestListSessionsSaysWhichParameterIsWrong(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/authsvc/authsvc/internal/fault"
 )
@@ -52,11 +53,10 @@ func (s pipedStream) RecvMsg(m any) error {
 	return e.err
 }
 
-// lasting is a stream that has no time to end by. Its request must come within maxCall all the same, and whoever holds its
-// end can end it while it is blocked in a send.
+// lasting is a stream that has no time to end by. Its request must come within maxCall all the same.
 type lasting struct {
 	waiting *time.Timer
-	end     context.CancelCauseFunc
+	cancel  context.CancelCauseFunc
 }
 
 type lastingKey struct{}
@@ -64,12 +64,27 @@ type lastingKey struct{}
 var errNoRequest = errors.New("rpc: a stream without its request")
 
 func withLasting(ctx context.Context) context.Context {
-	ctx, end := context.WithCancelCause(ctx)
-	waiting := time.AfterFunc(maxCall, func() { end(errNoRequest) })
-	return context.WithValue(ctx, lastingKey{}, &lasting{waiting, end})
+	ctx, cancel := context.WithCancelCause(ctx)
+	waiting := time.AfterFunc(maxCall, func() { cancel(errNoRequest) })
+	return context.WithValue(ctx, lastingKey{}, &lasting{waiting, cancel})
 }
 
 func lastingOf(ctx context.Context) *lasting {
 	l, _ := ctx.Value(lastingKey{}).(*lasting)
 	return l
+}
+
+// ending gives what ends a lasting stream from outside of its handler, which may be blocked in a send until its peer reads. A
+// send that is broken off says of itself that it was canceled, so the status is written first; what the handler then answers is
+// too late to be sent, and says the same.
+func ending(ctx context.Context) func(cause *fault.Error) {
+	stream, _ := grpc.ServerTransportStreamFromContext(ctx).(interface{ WriteStatus(st *status.Status) error })
+	return func(cause *fault.Error) {
+		if st, ok := status.FromError(withRequestInfo(toStatus(cause), requestID(ctx))); ok && stream != nil {
+			_ = stream.WriteStatus(st) // it fails where the stream has ended
+		}
+		if l := lastingOf(ctx); l != nil {
+			l.cancel(cause)
+		}
+	}
 }

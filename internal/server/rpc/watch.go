@@ -19,14 +19,7 @@ import (
 
 // WatchTrust gives what the caller lacks and then what is new, for as long as the caller's credentials are good.
 func (s trustServer) WatchTrust(r *authsvcv1.WatchTrustRequest, stream grpc.ServerStreamingServer[authsvcv1.WatchTrustResponse]) error {
-	received := time.Now()
-	ctx, end := stream.Context(), context.CancelCauseFunc(nil)
-	if l := lastingOf(ctx); l != nil {
-		end = l.end
-	} else {
-		ctx, end = context.WithCancelCause(ctx)
-		defer end(nil)
-	}
+	ctx, received := stream.Context(), time.Now()
 	var from revocation.Cursor
 	if text := r.GetCursor(); text != "" {
 		var err error
@@ -38,7 +31,7 @@ func (s trustServer) WatchTrust(r *authsvcv1.WatchTrustRequest, stream grpc.Serv
 	if err := grpc.SetSendCompressor(ctx, encoding.Identity); err != nil {
 		return err
 	}
-	w, err := s.d.o.Feed.enter(authenticated(ctx).ID, end)
+	w, err := s.d.o.Feed.enter(authenticated(ctx).ID, ending(ctx))
 	if err != nil {
 		return err
 	}

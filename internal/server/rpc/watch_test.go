@@ -2,12 +2,23 @@ package rpc_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
 	"testing"
+	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/internal/revocation"
+	"github.com/authsvc/authsvc/internal/service"
 	"github.com/authsvc/authsvc/verify"
 )
 
@@ -52,7 +63,7 @@ func (s *served) watch(ctx context.Context, t *testing.T, cursor string) *seat {
 
 func watchOn(ctx context.Context, t *testing.T, conn *grpc.ClientConn, cursor string) *seat {
 	t.Helper()
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithTimeout(ctx, time.Minute) // so that a test fails and does not hang
 	t.Cleanup(stop)
 	return &seat{stop: stop, targets: map[verify.Target]int{}, stream: must(authsvcv1.NewTrustServiceClient(conn).WatchTrust(ctx,
 		&authsvcv1.WatchTrustRequest{Cursor: cursor}))(t)}
@@ -131,4 +142,243 @@ func TestAWatcherGetsAllThenWhatIsNewAndHeartbeats(t *testing.T) {
 	w.until(t, func() bool { return w.targets[after] == 1 })
 	beats := len(w.beats)
 	w.until(t, func() bool { return len(w.beats) > beats })
+}
+
+// ends takes messages in until the stream ends, and gives how.
+func (w *seat) ends(t *testing.T) (codes.Code, string) {
+	t.Helper()
+	for {
+		if err := w.next(t); err != nil {
+			if errors.Is(err, io.EOF) {
+				t.Fatal("the stream ended as if it were over")
+			}
+			reason := ""
+			for _, d := range status.Convert(err).Details() {
+				if d, ok := d.(*errdetails.ErrorInfo); ok {
+					reason = d.GetReason()
+				}
+			}
+			return status.Code(err), reason
+		}
+	}
+}
+
+// await looks until something is so.
+func await(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(time.Minute); !so(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("never: " + what)
+		}
+	}
+}
+
+func TestP02ACursorIsAnsweredByWhatItsHolderLacks(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil).run(t)
+	ctx := with(t, basicOf("rs", s.secret))
+	old := s.revoke(t, "old")
+	if err := s.tail.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	at := s.tail.View().Cursor
+	missed := s.revoke(t, "missed while it was cut off")
+	if err := s.tail.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name    string
+		cursor  string
+		old     bool
+		missed  bool
+		refused bool
+	}{
+		{"nothing held", "", true, true, false},
+		{"all but the newest held", at.String(), false, true, false},
+		{"all held", revocation.Cursor{Epoch: at.Epoch, Row: at.Row + 1}.String(), false, false, false},
+		{"nothing of this history held", revocation.Cursor{Epoch: at.Epoch}.String(), true, true, false},
+		{"P08 ahead of the log after a fresh look", revocation.Cursor{Epoch: at.Epoch, Row: 1 << 40}.String(), true, true, false},
+		{"P08 another history, at a row that this one has", revocation.Cursor{Epoch: [16]byte{1}, Row: at.Row}.String(), true, true, false},
+		{"malformed", "cursor", false, false, true},
+		{"a cursor and more", at.String() + "AAAA", false, false, true},
+		{"a negative row", revocation.Cursor{Epoch: at.Epoch, Row: -1}.String(), false, false, true},
+	} {
+		w := s.watch(ctx, t, tt.cursor)
+		if tt.refused {
+			if code, reason := w.ends(t); code != codes.InvalidArgument || reason != "FIELD_INVALID" {
+				t.Errorf("%s: %v %s", tt.name, code, reason)
+			}
+			continue
+		}
+		w.until(t, w.begun)
+		if (w.targets[old] == 1) != tt.old || (w.targets[missed] == 1) != tt.missed || w.cursor != s.tail.Position() || w.jwks == "" {
+			t.Errorf("%s: got the old %d times, the missed %d times, now at %s", tt.name, w.targets[old], w.targets[missed], w.cursor)
+		}
+		w.stop()
+	}
+}
+
+// TestP02ACursorThatAnotherReplicaGaveIsNotTakenForALostHistory: this replica has not read as far yet.
+func TestP02ACursorThatAnotherReplicaGaveIsNotTakenForALostHistory(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil) // nothing runs, so nothing is read unasked
+	at := s.tail.View().Cursor
+	first, second := s.revoke(t, "first"), s.revoke(t, "second")
+	w := s.watch(with(t, basicOf("rs", s.secret)), t, revocation.Cursor{Epoch: at.Epoch, Row: at.Row + 1}.String())
+	w.until(t, w.begun)
+	if w.targets[first] != 0 || w.targets[second] != 1 {
+		t.Errorf("got the first %d times and the second %d times", w.targets[first], w.targets[second])
+	}
+}
+
+func TestP01P04NoRevocationIsLostToThoseWhoJoinMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil).run(t)
+	ctx := with(t, basicOf("rs", s.secret))
+	const writers, each, watchers = 4, 50, 50
+	var all sync.WaitGroup
+	for i := range writers {
+		all.Go(func() {
+			for k := range each {
+				s.revoke(t, fmt.Sprintf("%d of %d", k, i)) // many at once: a later row may be ready before an earlier one
+			}
+		})
+	}
+	for i := range watchers {
+		all.Go(func() {
+			w := s.watch(ctx, t, "")
+			if i%2 == 0 { // every other one leaves in the middle, and comes back with its cursor
+				w.until(t, func() bool { return w.begun() && len(w.targets) >= writers })
+				w.stop()
+				held := w.targets
+				w = s.watch(ctx, t, w.cursor)
+				w.targets = held
+			}
+			for len(w.targets) < writers*each {
+				if err := w.next(t); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			for target, n := range w.targets {
+				if n != 1 {
+					t.Errorf("entry %x came %d times", target, n)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestP01ARevokedTokenIsDeadAtEveryWatcher(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil).run(t)
+	const watchers, tokens = 20, 20
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	sent, waits := map[verify.Target]time.Time{}, []time.Duration(nil)
+	ready := make(chan struct{}, watchers)
+	for range watchers {
+		all.Go(func() {
+			list := must(verify.NewList(verify.ListOptions{}))(t)
+			list.SetReady(true)
+			w := s.watch(with(t, basicOf("rs", s.secret)), t, "")
+			w.until(t, w.begun)
+			ready <- struct{}{}
+			for seen := map[verify.Target]bool{}; len(seen) < tokens; {
+				if err := w.next(t); err != nil {
+					t.Error(err)
+					return
+				}
+				now := time.Now()
+				mu.Lock()
+				for target := range w.targets {
+					if at, ok := sent[target]; ok && !seen[target] {
+						if list.Apply(verify.Revocation{Target: target}); !errors.Is(list.Check(&verify.Subject{Token: target}), verify.ErrRevoked) {
+							t.Error("a revoked token is alive")
+						}
+						seen[target], waits = true, append(waits, now.Sub(at))
+					}
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for range watchers {
+		<-ready
+	}
+	for i := range tokens {
+		jti := fmt.Sprint("token ", i)
+		mu.Lock()
+		sent[verify.TargetOf(issuer, verify.KindToken, jti)] = time.Now()
+		mu.Unlock()
+		s.revoke(t, jti)
+	}
+	all.Wait()
+	slices.Sort(waits)
+	if len(waits) != watchers*tokens {
+		t.Fatalf("%d of %d came", len(waits), watchers*tokens)
+	}
+	t.Logf("from the revocation to the watcher: p50 %v, p99 %v", waits[len(waits)/2], waits[len(waits)*99/100])
+}
+
+func TestP12AStreamEndsWithTheCredentialsThatOpenedIt(t *testing.T) {
+	t.Parallel()
+	token := func(s *served, t *testing.T) string {
+		return must(s.tokens.ClientCredentials(t.Context(), service.ClientCredentialsRequest{ClientID: "rs", Secret: s.secret,
+			Resources: []string{issuer}, Scope: "authsvc.trust"}))(t).AccessToken
+	}
+	operator := service.Operator(1000)
+	for _, tt := range []struct {
+		name   string
+		bearer bool
+		change func(s *served, t *testing.T, token string)
+		want   string
+	}{
+		{"the token is revoked", true, func(s *served, t *testing.T, token string) {
+			must(s.tokens.Revoke(t.Context(), service.RevokeRequest{Token: token, Client: service.ClientAuth{Presented: true, ID: "rs", Secret: s.secret}}))(t)
+		}, "TOKEN_REVOKED"},
+		{"the token expires", true, func(s *served, _ *testing.T, _ string) { s.ahead.Store(int64(time.Hour)) }, "TOKEN_EXPIRED"},
+		{"the twin: another token is revoked", true, func(s *served, t *testing.T, _ string) {
+			must(s.tokens.Revoke(t.Context(), service.RevokeRequest{Token: token(s, t), Client: service.ClientAuth{Presented: true, ID: "rs", Secret: s.secret}}))(t)
+		}, ""},
+		{"the client's secret is replaced", false, func(s *served, t *testing.T, _ string) {
+			must(s.admin.RotateSecret(t.Context(), operator, "rs", 0))(t)
+		}, "CLIENT_INVALID"},
+		{"the twin: the old secret stays valid for an hour", false, func(s *served, t *testing.T, _ string) {
+			must(s.admin.RotateSecret(t.Context(), operator, "rs", time.Hour))(t)
+		}, ""},
+		{"the client is deleted", false, func(s *served, t *testing.T, _ string) {
+			if err := s.admin.Delete(t.Context(), operator, "rs"); err != nil {
+				t.Error(err)
+			}
+		}, "CLIENT_INVALID"},
+		{"the twin: a secret does not expire with tokens", false, func(s *served, _ *testing.T, _ string) { s.ahead.Store(int64(time.Hour)) }, ""},
+		{"the store goes away, so that nothing can be decided", false, func(s *served, _ *testing.T, _ string) { s.db.Close() }, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, nil).run(t)
+			authorization, bearer := basicOf("rs", s.secret), ""
+			if tt.bearer {
+				bearer = token(s, t)
+				authorization = "Bearer " + bearer
+			}
+			w := s.watch(with(t, authorization), t, "")
+			w.until(t, w.begun)
+			tt.change(s, t, bearer)
+			if tt.want != "" {
+				if code, reason := w.ends(t); code != codes.Unauthenticated || reason != tt.want {
+					t.Errorf("ended with %v %s", code, reason)
+				}
+				return
+			}
+			beats := len(w.beats)
+			w.until(t, func() bool { return len(w.beats) >= beats+30 }) // a second and a half: the clients in memory are older than they may be
+		})
+	}
 }
