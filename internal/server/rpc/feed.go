@@ -88,11 +88,11 @@ type watcher struct {
 	queue  chan *event
 }
 
-// event is what the hub hands out: a change, or the sign for a heartbeat.
+// event is what the hub hands out: a change, or the sign for a heartbeat, with where all who have joined then stand.
 type event struct {
 	frames []frame
 	beat   bool
-	at     standing
+	at     standing // of a beat
 }
 
 // NewHub makes a hub; nobody gets anything new before Run.
@@ -149,7 +149,7 @@ func (h *Hub) step(beat bool) {
 func (h *Hub) advance() {
 	next := standing{view: h.o.Log.View(), keySet: h.o.KeySet()}
 	if len(h.joined) > 0 && !h.at.same(next) {
-		e := &event{at: next}
+		e := &event{}
 		err := deltas(h.at, next, func(f frame) error { e.frames = append(e.frames, f); return nil })
 		if err != nil { // nobody may miss it
 			h.cut(fault.From(err))

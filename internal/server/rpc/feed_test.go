@@ -3,16 +3,19 @@ package rpc_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/internal/revocation"
@@ -190,7 +193,8 @@ func TestASlowWatcherIsCutOffAlone(t *testing.T) {
 	t.Parallel()
 	s, p := written(t, nil)
 	ctx := with(t, basicOf("rs", s.secret))
-	slow, quick := watchOn(ctx, t, s.dial(t), ""), s.seat(t, "")
+	narrow := s.dial(t, grpc.WithStaticStreamWindowSize(64<<10))
+	slow, quick := watchOn(ctx, t, narrow, ""), s.seat(t, "")
 	slow.until(t, slow.begun)
 	quick.until(t, quick.begun)
 	rounds := 0
@@ -198,14 +202,14 @@ func TestASlowWatcherIsCutOffAlone(t *testing.T) {
 		if rounds == 2000 {
 			t.Fatal("a watcher that reads nothing is never cut off")
 		}
-		at := p.add(5000)
+		at := p.add(500)
 		quick.until(t, func() bool { return quick.cursor == at })
 	}
 	await(t, "its stream ends at the server", func() bool { return s.feed.Stats().Watchers == 1 })
 	at := p.add(1)
 	quick.until(t, func() bool { return quick.cursor == at })
-	if got := s.feed.Stats(); got.Cut != 1 || len(quick.targets) != 5000*rounds+1 {
-		t.Errorf("the hub counts %+v; the quick one has %d entries of %d", got, len(quick.targets), 5000*rounds+1)
+	if got := s.feed.Stats(); got.Cut != 1 || len(quick.targets) != 500*rounds+1 {
+		t.Errorf("the hub counts %+v; the quick one has %d entries of %d", got, len(quick.targets), 500*rounds+1)
 	}
 	if code, reason := slow.ends(t); code != codes.Unavailable || reason != "FEED_LAGGING" {
 		t.Errorf("the slow one ends with %v %s", code, reason)
@@ -213,8 +217,8 @@ func TestASlowWatcherIsCutOffAlone(t *testing.T) {
 	back := watchOn(ctx, t, s.conn, slow.cursor)
 	back.targets = slow.targets
 	back.until(t, func() bool { return back.begun() && back.cursor == at })
-	if len(back.targets) != 5000*rounds+1 {
-		t.Errorf("back again, it has %d entries of %d", len(back.targets), 5000*rounds+1)
+	if len(back.targets) != 500*rounds+1 {
+		t.Errorf("back again, it has %d entries of %d", len(back.targets), 500*rounds+1)
 	}
 	if log := s.log.String(); strings.Contains(log, "call failed") {
 		t.Errorf("that is logged as a failure: %s", log)
@@ -406,5 +410,47 @@ func TestAStoreThatIsAwayShowsInTheHeartbeats(t *testing.T) {
 	}
 	if early, late := w.beats[len(w.beats)-2].GetLag().AsDuration(), w.beats[len(w.beats)-1].GetLag().AsDuration(); early >= late {
 		t.Errorf("the lag goes from %v to %v", early, late)
+	}
+}
+
+// TestTheFeedOutlivesTheAgeOfItsConnection by the clock of a bubble: connections take no new calls after 30 minutes.
+func TestTheFeedOutlivesTheAgeOfItsConnection(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		asks bool // the request comes
+		want codes.Code
+	}{
+		{"R58 a request that never comes", false, codes.InvalidArgument},
+		{"the twin: one that comes", true, codes.OK},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := &paper{view: revocation.View{Cursor: revocation.Cursor{Epoch: [16]byte{1}}}, keySet: "keys", fresh: true}
+				s := serve(t, func(o *rpc.Options) {
+					o.Feed = must(rpc.NewHub(rpc.HubOptions{Log: p, KeySet: p.keys, Every: time.Second, Beat: 15 * time.Second}))(t)
+				})
+				ctx, stop := context.WithCancel(with(t, basicOf("rs", s.secret)))
+				ended := make(chan error, 1)
+				go func() { ended <- s.feed.Run(ctx) }()
+				opened := time.Now()
+				stream := must(s.conn.NewStream(ctx, &authsvcv1.TrustService_ServiceDesc.Streams[0], authsvcv1.TrustService_WatchTrust_FullMethodName))(t)
+				if tt.asks {
+					if err := errors.Join(stream.SendMsg(&authsvcv1.WatchTrustRequest{}), stream.CloseSend()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var err error
+				for err == nil && time.Since(opened) < 45*time.Minute {
+					err = stream.RecvMsg(&authsvcv1.WatchTrustResponse{})
+				}
+				if status.Code(err) != tt.want || !tt.asks && time.Since(opened) > time.Minute {
+					t.Errorf("after %v: %v", time.Since(opened), err)
+				}
+				stop()
+				<-ended
+			})
+		})
 	}
 }

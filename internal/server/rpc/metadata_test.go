@@ -25,14 +25,14 @@ import (
 )
 
 // dial serves the door once more, on a real socket of the loopback network, and connects to it.
-func (s *served) dial(t *testing.T) *grpc.ClientConn {
+func (s *served) dial(t *testing.T, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	server := rpc.NewServer(nil)
 	s.door.Register(server)
 	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	go server.Serve(l)
 	t.Cleanup(server.Stop)
-	conn := must(grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials())))(t)
+	conn := must(grpc.NewClient(l.Addr().String(), append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...))(t)
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }

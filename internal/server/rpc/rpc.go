@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+
 	"net/netip"
 	"time"
 
@@ -140,7 +141,7 @@ func timed(ctx context.Context, call *tap.Info) (context.Context, error) {
 	limit := maxCall
 	switch call.FullMethodName {
 	case authsvcv1.TrustService_WatchTrust_FullMethodName:
-		return withLasting(ctx), nil
+		return endless(ctx), nil
 	case healthv1.Health_Watch_FullMethodName, reflectionv1.ServerReflection_ServerReflectionInfo_FullMethodName,
 		reflectionv1alpha.ServerReflection_ServerReflectionInfo_FullMethodName:
 		limit = maxAge

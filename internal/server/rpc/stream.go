@@ -11,16 +11,28 @@ import (
 	"github.com/authsvc/authsvc/internal/fault"
 )
 
-// wrapStream puts a streaming method into the pipeline: the rule is judged before anything is read.
+// wrapStream puts a streaming method into the pipeline: the rule is judged before anything is read. A stream without an end of
+// its own must bring its request within maxCall all the same.
 func (p piped) wrapStream(method string, next grpc.StreamHandler) grpc.StreamHandler {
 	m := p.d.observer.method(method)
 	return func(srv any, stream grpc.ServerStream) (err error) {
 		ctx, end := m.begin(stream.Context())
 		defer func() { end(err) }()
 		ctx = withRequestID(ctx, false)
+		var waiting *time.Timer
+		if _, endless := ctx.Value(cancelKey{}).(context.CancelCauseFunc); endless {
+			waiting = time.AfterFunc(maxCall, func() {
+				ending(ctx)(fault.New(fault.Invalid, fault.FieldInvalid, "the request did not come in time"))
+			})
+			defer waiting.Stop()
+		}
 		_, err = p.d.run(ctx, method, func(ctx context.Context) (any, error) {
-			return struct{}{}, next(srv, pipedStream{stream, ctx})
+			return struct{}{}, next(srv, pipedStream{stream, ctx, waiting})
 		})
+		var ended *fault.Error
+		if errors.As(context.Cause(ctx), &ended) {
+			err = ended // what else came of it says less
+		}
 		if err != nil {
 			return p.d.answer(ctx, method, err)
 		}
@@ -31,7 +43,8 @@ func (p piped) wrapStream(method string, next grpc.StreamHandler) grpc.StreamHan
 // pipedStream is a stream behind the pipeline: its context says who calls, and what it reads is decoded as requests are.
 type pipedStream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // grpc.ServerStream hands its context out by a method
+	ctx     context.Context //nolint:containedctx // grpc.ServerStream hands its context out by a method
+	waiting *time.Timer     // for the request; nil where the stream has an end of its own
 }
 
 // Context implements grpc.ServerStream.
@@ -40,51 +53,35 @@ func (s pipedStream) Context() context.Context { return s.ctx }
 // RecvMsg implements grpc.ServerStream.
 func (s pipedStream) RecvMsg(m any) error {
 	e := envelope{request: m}
-	err := s.ServerStream.RecvMsg(&e)
-	l := lastingOf(s.ctx)
-	switch {
-	case errors.Is(context.Cause(s.ctx), errNoRequest):
-		return fault.Wrap(errNoRequest, fault.Invalid, fault.FieldInvalid, "the request did not come in time")
-	case err != nil:
+	if err := s.ServerStream.RecvMsg(&e); err != nil {
 		return err
-	case l != nil:
-		l.waiting.Stop()
+	}
+	if s.waiting != nil {
+		s.waiting.Stop()
 	}
 	return e.err
 }
 
-// lasting is a stream that has no time to end by. Its request must come within maxCall all the same.
-type lasting struct {
-	waiting *time.Timer
-	cancel  context.CancelCauseFunc
-}
+type cancelKey struct{}
 
-type lastingKey struct{}
-
-var errNoRequest = errors.New("rpc: a stream without its request")
-
-func withLasting(ctx context.Context) context.Context {
+// endless makes the context of a stream that lasts until somebody ends it.
+func endless(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(ctx)
-	waiting := time.AfterFunc(maxCall, func() { cancel(errNoRequest) })
-	return context.WithValue(ctx, lastingKey{}, &lasting{waiting, cancel})
+	return context.WithValue(ctx, cancelKey{}, cancel)
 }
 
-func lastingOf(ctx context.Context) *lasting {
-	l, _ := ctx.Value(lastingKey{}).(*lasting)
-	return l
-}
-
-// ending gives what ends a lasting stream from outside of its handler, which may be blocked in a send until its peer reads. A
-// send that is broken off says of itself that it was canceled, so the status is written first; what the handler then answers is
-// too late to be sent, and says the same.
+// ending gives what ends an endless stream from outside of its handler, which may be blocked in a send until its peer reads. A
+// send or a receipt that is broken off says of itself that it was canceled, so the status is written first; what the handler then
+// answers is too late to be sent, and says the same.
 func ending(ctx context.Context) func(cause *fault.Error) {
 	stream, _ := grpc.ServerTransportStreamFromContext(ctx).(interface{ WriteStatus(st *status.Status) error })
+	cancel, _ := ctx.Value(cancelKey{}).(context.CancelCauseFunc)
 	return func(cause *fault.Error) {
 		if st, ok := status.FromError(withRequestInfo(toStatus(cause), requestID(ctx))); ok && stream != nil {
 			_ = stream.WriteStatus(st) // it fails where the stream has ended
 		}
-		if l := lastingOf(ctx); l != nil {
-			l.cancel(cause)
+		if cancel != nil {
+			cancel(cause)
 		}
 	}
 }

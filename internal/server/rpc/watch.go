@@ -3,7 +3,6 @@ package rpc
 import (
 	"bytes"
 	"context"
-	"errors"
 	"time"
 
 	"google.golang.org/grpc"
@@ -38,12 +37,7 @@ func (s trustServer) WatchTrust(r *authsvcv1.WatchTrustRequest, stream grpc.Serv
 	defer s.d.o.Feed.leave(w)
 	v := &watch{hub: s.d.o.Feed, watcher: w, received: received, judged: received, send: stream.SendMsg,
 		judge: func() error { return s.d.rejudge(ctx, authsvcv1.TrustService_WatchTrust_FullMethodName) }}
-	err = v.run(ctx, from)
-	var why *fault.Error
-	if errors.As(context.Cause(ctx), &why) { // the hub ended it; what else came of that says less
-		return why
-	}
-	return err
+	return v.run(ctx, from)
 }
 
 // watch is a watcher's own side of its stream.
