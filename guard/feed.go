@@ -50,7 +50,7 @@ type FeedOptions struct {
 	Target string
 	// Issuer is the iss of the tokens, as in verify.Options. Required.
 	Issuer string
-	// ClientID and ClientSecret are those of a confidential client with the scope authsvc.trust. Required.
+	// ClientID and ClientSecret are those of a confidential client. Required.
 	ClientID     string
 	ClientSecret string
 	// TLS is for the connection. Nil means the system's roots, or no TLS where Target is a loopback address.

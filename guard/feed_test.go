@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,6 +135,7 @@ type world struct {
 	*peer
 	verifier *verify.Verifier
 	log      *bytes.Buffer
+	gate     atomic.Pointer[chan struct{}] // stands between the connection and its reader; nil: open
 }
 
 // within runs body in a bubble with a feed that runs against the script.
@@ -141,7 +143,7 @@ func within(t *testing.T, script func(p *peer, call int, s watch) error, body fu
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{peer: &peer{script: script, more: make(chan event)}, log: &bytes.Buffer{}}
-		listener, server := bufconn.Listen(1<<20), grpc.NewServer()
+		listener, server := bufconn.Listen(1<<20), grpc.NewServer(grpc.WaitForHandlers(true))
 		authsvcv1.RegisterTrustServiceServer(server, w.peer)
 		var running sync.WaitGroup
 		running.Go(func() { _ = server.Serve(listener) })
@@ -153,7 +155,10 @@ func within(t *testing.T, script func(p *peer, call int, s watch) error, body fu
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.DialWith(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) })
+		w.DialWith(func(ctx context.Context, _ string) (net.Conn, error) {
+			conn, err := listener.DialContext(ctx)
+			return stoppable{conn, w}, err
+		})
 		w.verifier, err = verify.New(verify.Options{
 			Issuer: "https://auth.example", Audiences: []string{"https://api.example"}, Keys: w.Feed, Revocations: w.Feed,
 			Now: func() time.Time { return time.Unix(issued+60, 0) },
@@ -468,8 +473,56 @@ func TestADatabaseThatIsGone(t *testing.T) {
 	})
 }
 
-// TestHeartbeatsThatWaitedAreOld keeps the client from reading for nine seconds, as often as it takes: what it then reads is
-// dated by when it was written, and the knowledge is as old as that.
+// stoppable is a connection that hands on nothing while the process is stopped; what is sent waits.
+type stoppable struct {
+	net.Conn
+	w *world
+}
+
+func (c stoppable) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if gate := c.w.gate.Load(); gate != nil {
+		<-*gate
+	}
+	return n, err
+}
+
+// TestAVerifierThatWasStopped stops the reader while the server writes on and then dies. What waited is read after that, and
+// says nothing about now.
+func TestAVerifierThatWasStopped(t *testing.T) {
+	t.Parallel()
+	within(t, func(_ *peer, _ int, s watch) error {
+		if err := say(s, part(keySet("key-1"), "c1"), beat("c1", 0, 0)); err != nil {
+			return err
+		}
+		for second := 1; second <= 5; second++ {
+			time.Sleep(time.Second)
+			if err := s.Send(beat("c1", time.Duration(second)*time.Second, 0)); err != nil {
+				return err
+			}
+		}
+		<-s.Context().Done()
+		return s.Context().Err()
+	}, func(t *testing.T, w *world) {
+		time.Sleep(1500 * time.Millisecond)
+		synctest.Wait()
+		stop := make(chan struct{})
+		w.gate.Store(&stop)
+		time.Sleep(7500 * time.Millisecond)
+		if age := w.Status().Age; age != 8*time.Second {
+			t.Fatalf("while it is stopped: age %s", age)
+		}
+		w.gate.Store(nil)
+		close(stop)
+		synctest.Wait()
+		if age := w.Status().Age; age != 4*time.Second { // the last heartbeat was of second 5, and this is second 9
+			t.Errorf("after it goes on: age %s", age)
+		}
+	})
+}
+
+// TestHeartbeatsThatWaitedAreOld delivers heartbeats ever later: what is read is dated by when it was written, however soon after
+// its reading the knowledge is asked for.
 func TestHeartbeatsThatWaitedAreOld(t *testing.T) {
 	t.Parallel()
 	within(t, func(p *peer, _ int, s watch) error {
