@@ -172,7 +172,7 @@ func (f *Feed) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it has no error that would change anything
 	if err := connect(ctx, conn); err != nil {
 		return err
 	}
