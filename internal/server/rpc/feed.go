@@ -21,7 +21,7 @@ type feedLog interface {
 // HubOptions are what NewHub needs.
 type HubOptions struct {
 	Log    feedLog       // required
-	KeySet func() []byte // required: the JWK Set; it gives another slice only when the set has changed
+	KeySet func() []byte // required: the JWK Set, empty while there is none
 	Every  time.Duration // how long changes wait for others to share their message; 20 ms by default
 	Beat   time.Duration // between heartbeats, and between looks at a watcher's credentials; 1 s by default
 	// MaxWatchers and MaxPerClient bound who may watch at once, in all and of one client; 10,000 and 1,000 by default.
