@@ -2,9 +2,11 @@ package live
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +29,12 @@ func watch(t *testing.T, s *server, log *slog.Logger) *watcher {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return follow(t, feed, s)
+}
+
+// follow runs the feed until the test ends.
+func follow(t *testing.T, feed *guard.Feed, s *server) *watcher {
+	t.Helper()
 	v, err := verify.New(verify.Options{Issuer: s.Issuer, Audiences: []string{s.Audience}, Keys: feed, Revocations: feed})
 	if err != nil {
 		t.Fatal(err)
@@ -126,8 +134,8 @@ func TestP02AVerifierOutlivesTheServer(t *testing.T) {
 	}
 }
 
-// TestR56TheFeedIsForItsClients asks with a secret that is wrong.
-func TestR56TheFeedIsForItsClients(t *testing.T) {
+// TestR32AFeedThatIsRefused asks with a secret that is wrong.
+func TestR32AFeedThatIsRefused(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir())
 	right := s.ServiceClientSecret
@@ -144,5 +152,63 @@ func TestR56TheFeedIsForItsClients(t *testing.T) {
 	w.ready(t)
 	if err := w.says(t, token); err != nil {
 		t.Errorf("the twin: %v", err)
+	}
+}
+
+// TestJ21AFeedOfAnotherInstallation has the keys of one server and the issuer of another.
+func TestJ21AFeedOfAnotherInstallation(t *testing.T) {
+	t.Parallel()
+	ours, theirs := start(t, t.TempDir()), start(t, t.TempDir())
+	mixed := *theirs
+	mixed.Issuer, mixed.Audience = ours.Issuer, ours.Audience
+	w := watch(t, &mixed, nil)
+	w.ready(t)
+	if err := w.says(t, ours.login(t).text("access_token")); !errors.Is(err, verify.ErrKeyUnknown) {
+		t.Errorf("a token of ours by their keys: %v", err)
+	}
+	token := theirs.login(t).text("access_token")
+	if err := w.says(t, token); !errors.Is(err, verify.ErrIssuer) {
+		t.Errorf("J21 a token of theirs: %v", err)
+	}
+	w = watch(t, theirs, nil)
+	w.ready(t)
+	if err := w.says(t, token); err != nil {
+		t.Errorf("the twin: %v", err)
+	}
+}
+
+// TestTheFeedGoesOverTLS asks a server with TLS, by a root that we trust and without it.
+func TestTheFeedGoesOverTLS(t *testing.T) {
+	t.Parallel()
+	dir, d := stopped(t)
+	s, trust := secure(t, dir, d)
+	for name, c := range map[string]struct {
+		tls  *tls.Config
+		good bool
+	}{
+		"the twin: a root that we trust":        {trust, true},
+		"a certificate that nobody vouches for": {&tls.Config{MinVersion: tls.VersionTLS12}, false},
+		"no TLS":                                {nil, false}, // the address is a loopback one, so that it is tried
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log speech
+			feed, err := guard.NewFeed(guard.FeedOptions{
+				Target: s.GRPC, Issuer: s.Issuer, ClientID: s.ServiceClientID, ClientSecret: s.ServiceClientSecret, TLS: c.tls,
+				Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := follow(t, feed, s)
+			if c.good {
+				w.ready(t)
+				return
+			}
+			await(t, "the failure is logged", func() bool { return strings.Contains(log.String(), "the trust feed broke") })
+			if _, err := w.Key(t.Context(), "any"); !errors.Is(err, verify.ErrNotReady) {
+				t.Errorf("R32 without a feed: %v", err)
+			}
+		})
 	}
 }
