@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -296,4 +297,39 @@ func TestNothingIsDatedByAReadThatFailed(t *testing.T) {
 	if got := read(t, l); !got.Known.After(before.Known) || got.Cursor.Row != 2 {
 		t.Errorf("the twin, with the store back: known as of %v at %v", got.Known, got.Cursor)
 	}
+}
+
+// TestAViewHasAllThatWasCommittedBeforeItsDate reads a log that is written all the while.
+func TestAViewHasAllThatWasCommittedBeforeItsDate(t *testing.T) {
+	t.Parallel()
+	b := &book{epoch: 1}
+	l := newLog(t, b)
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	var committed [30_000]time.Time // by row, guarded by b.mu
+	all.Go(func() {
+		defer stop()
+		for i := range committed {
+			b.mu.Lock()
+			b.entries = append(b.entries[:0], revocation.Entry{Position: int64(i + 1), Kind: journal.KindToken, ID: "a"}) // the newest alone: Tail stays quick
+			committed[i] = time.Now()
+			b.mu.Unlock()
+			runtime.Gosched()
+		}
+	})
+	all.Go(func() {
+		for ctx.Err() == nil {
+			_ = l.CatchUp(t.Context())
+		}
+	})
+	for ctx.Err() == nil {
+		v := l.View()
+		b.mu.Lock()
+		if row := v.Cursor.Row; row < int64(len(committed)) && !committed[row].IsZero() && committed[row].Before(v.Known) {
+			t.Errorf("row %d was committed %v before the date of a view that ends at row %d", row+1, v.Known.Sub(committed[row]), row)
+			stop()
+		}
+		b.mu.Unlock()
+	}
+	all.Wait()
 }
