@@ -21,8 +21,15 @@ import (
 	"github.com/authsvc/authsvc/verify"
 )
 
-// MaxAge is the greatest age of a Feed's knowledge at which it still lets a token pass.
-const MaxAge = 60 * time.Second
+// The ages of a Feed's knowledge that count.
+const (
+	// MaxAge is the greatest at which a token still passes.
+	MaxAge = 60 * time.Second
+	// MaxAgeSensitive is that of a Rule that is Sensitive.
+	MaxAgeSensitive = 2 * time.Second
+	// StaleAge is the age past which an accept counts as stale; Options.Observe is told.
+	StaleAge = 5 * time.Second
+)
 
 const (
 	connectLimit  = 10 * time.Second // for one connection, its handshakes included
@@ -31,18 +38,19 @@ const (
 	snapshotMost  = 10_000_000       // entries of one snapshot, so that an endless one does not eat the memory
 	messageLimit  = 16 << 20         // bytes of one message
 	sweepEvery    = time.Minute
+	clockWarning  = 30 * time.Second       // by which the wall clock may be behind Now in silence
 	firstWindow   = 500 * time.Millisecond // a reconnect comes at a random moment of its window
 	lastWindow    = 5 * time.Second
-	streamLife    = time.Hour        // then it is begun anew: two clocks that run apart by 100 ppm are 0.4 s apart by then
-	steadyAfter   = 10 * time.Second // a stream that lived so long makes the next window the first again
+	streamLife    = time.Hour              // then it is begun anew: two clocks that run apart by 100 ppm are 0.4 s apart by then
+	steadyAfter   = 10 * time.Second       // a stream that lived so long makes the next window the first again
+	lateLimit     = 500 * time.Millisecond // a heartbeat whose stream's clock is so far behind ours is late
+	lateMost      = 10                     // late heartbeats in a row after which the stream is begun anew ...
+	lateAfter     = time.Minute            // ... if it has lived so long
 	neverDated    = math.MinInt64
 )
 
 // errRenew ends a stream that is old enough. It is no fault.
 var errRenew = errors.New("the stream is begun anew")
-
-// errStale is not a verdict: what the feed knows is older than MaxAge.
-var errStale = fmt.Errorf("%w: the trust feed has told nothing new for too long", verify.ErrNotReady)
 
 // FeedOptions say where the trust feed comes from and who asks for it.
 type FeedOptions struct {
@@ -64,18 +72,19 @@ type FeedOptions struct {
 
 // Feed keeps the issuer's keys and all live revocations in memory, as TrustService.WatchTrust tells them, so that a revocation
 // counts here a moment after it was made, with no call per token. It is a verify.KeySource and a verify.RevocationSource, and is
-// to be both of one Verifier: keys alone know nothing of revocations.
+// to be both of one Verifier, and its clock: keys alone know nothing of revocations.
 //
 // The feed knows how old its knowledge is. For each token that it lets pass with an age a, no revocation that hits it was
-// committed earlier than a before; beyond MaxAge, and before the first whole snapshot, Check answers verify.ErrNotReady.
+// committed earlier than a before; beyond MaxAge Check answers verify.ErrStale, before the first whole snapshot
+// verify.ErrNotReady.
 type Feed struct {
-	o    FeedOptions
-	dial []grpc.DialOption
-	base time.Time // what all times below are counted from, by the monotonic clock
+	o     FeedOptions
+	dial  []grpc.DialOption
+	clock *clock // what all times below are counted by
 
 	list    *verify.List
 	keys    atomic.Pointer[verify.Static] // nil before the first whole snapshot
-	date    atomic.Int64                  // nanoseconds since base that the knowledge is complete up to; neverDated before
+	date    atomic.Int64                  // nanoseconds of clock that the knowledge is complete up to; neverDated before
 	server  atomic.Int64                  // the latest wall clock of the server that a dated heartbeat told, Unix seconds
 	applied atomic.Uint64
 	running atomic.Bool
@@ -109,7 +118,7 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Feed{o: o, dial: dial, base: time.Now(), list: list, ready: make(chan struct{})}
+	f := &Feed{o: o, dial: dial, clock: systemClock(), list: list, ready: make(chan struct{})}
 	f.date.Store(neverDated)
 	return f, nil
 }
@@ -222,17 +231,28 @@ func connect(ctx context.Context, conn *grpc.ClientConn) error {
 }
 
 // sweep forgets entries that no token needs any more. An entry has expired when both clocks say so, the server's and our own: one
-// that runs ahead must not bring a dead token back.
+// that runs ahead must not bring a dead token back. Now is never behind either of them, so it would forget too soon for a Verifier
+// that goes by another clock.
 func (f *Feed) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	behind := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		f.list.Sweep(time.Unix(min(f.server.Load(), time.Now().Unix()), 0))
+		latest := f.Now()
+		_, nanoseconds := f.clock.read()
+		wall := time.Unix(0, nanoseconds)
+		f.list.Sweep(time.Unix(min(f.server.Load(), wall.Unix()), 0))
+		if was := behind; latest.Sub(wall) <= clockWarning {
+			behind = false
+		} else if behind = true; !was {
+			f.o.Logger.WarnContext(ctx, "the wall clock is behind what it or authsvc said before; tokens expire by the latest",
+				"behind", latest.Sub(wall))
+		}
 	}
 }
 
@@ -279,7 +299,8 @@ func (f *Feed) Key(ctx context.Context, kid string) (*verify.Key, error) {
 }
 
 // Check says whether anything that the feed has told hits the token: verify.ErrRevoked, which holds at any age, or
-// verify.ErrNotReady where the knowledge is missing or older than MaxAge. It takes no lock and allocates nothing.
+// verify.ErrStale where the knowledge is older than MaxAge, or verify.ErrNotReady where there is none. It takes no lock and
+// allocates nothing.
 func (f *Feed) Check(s *verify.Subject) error {
 	// In this order: the date belongs to what the list holds after it was read, and the age ends with the verdict.
 	date := f.date.Load()
@@ -290,13 +311,18 @@ func (f *Feed) Check(s *verify.Subject) error {
 		return err
 	}
 	if f.age(date) > MaxAge {
-		return errStale
+		return verify.ErrStale
 	}
 	return nil
 }
 
-// now is the monotonic clock.
-func (f *Feed) now() time.Duration { return time.Since(f.base) }
+// Now is for verify.Options.Now: the latest of the wall clock, what authsvc has told as its own, and the highest that either
+// has been, plus the time since, suspension included. It is never set back, so an expired token stays expired while the wall clock
+// is wrong; one that ran ahead is believed until the process ends. It takes no lock and allocates nothing.
+func (f *Feed) Now() time.Time { return f.clock.latest() }
+
+// now counts the time that has passed, suspension included.
+func (f *Feed) now() time.Duration { return f.clock.passed() }
 
 func (f *Feed) age(date int64) time.Duration {
 	if date == neverDated {

@@ -19,12 +19,16 @@ func isBroken(err error) bool {
 	return errors.As(err, &b)
 }
 
+// serverTimeMost is a second of the year 2242, within what nanoseconds can count.
+const serverTimeMost = 1 << 33
+
 // stream is one call of WatchTrust as its messages come. A message counts whole or not at all.
 type stream struct {
 	feed   *Feed
 	sent   time.Duration // when the call was sent, by the feed's clock
 	cursor string        // newest applied; before the snapshot is whole, what was asked for
 	whole  bool          // the snapshot has been applied
+	late   int           // heartbeats in a row that were late
 
 	// The parts of a snapshot that is not whole yet.
 	parts   int
@@ -108,11 +112,14 @@ func (s *stream) heartbeat(m *authsvcv1.TrustHeartbeat) error {
 		return broken("a heartbeat without its times")
 	}
 	f := s.feed
+	f.clock.measure()
+	now := f.now()
 	// The server received the call after it was sent, so this is not later than the moment it speaks of. That this process may
 	// have read the message long after it was written makes no difference. A server that is ahead of us lies.
-	date := s.sent + min(elapsed.AsDuration(), f.now()-s.sent) - min(lag.AsDuration(), math.MaxInt64/2)
-	if t := m.GetServerTime(); t.IsValid() {
+	date := s.sent + min(elapsed.AsDuration(), now-s.sent) - min(lag.AsDuration(), math.MaxInt64/2)
+	if t := m.GetServerTime(); t.IsValid() && t.GetSeconds() < serverTimeMost {
 		f.server.Store(max(f.server.Load(), t.GetSeconds()))
+		f.clock.told(t.AsTime().UnixNano())
 	}
 	f.date.Store(max(f.date.Load(), int64(date)))
 	f.mu.Lock()
@@ -124,6 +131,19 @@ func (s *stream) heartbeat(m *authsvcv1.TrustHeartbeat) error {
 		default:
 			close(f.ready)
 		}
+	}
+	return s.behind(now, elapsed.AsDuration())
+}
+
+// behind ends a stream whose heartbeats come late for good: while one of the two ends was suspended, the other's time went on, and
+// what they count since the call will not meet again.
+func (s *stream) behind(now, elapsed time.Duration) error {
+	if now-s.sent-elapsed <= lateLimit {
+		s.late = 0
+		return nil
+	}
+	if s.late++; s.late >= lateMost && now-s.sent >= lateAfter {
+		return errRenew
 	}
 	return nil
 }
