@@ -133,23 +133,6 @@ type world struct {
 	verifier *verify.Verifier
 	log      *bytes.Buffer
 	gate     atomic.Pointer[chan struct{}] // stands between the connection and its reader; nil: open
-	clocks
-}
-
-// clocks are the bubble's, and what a machine's may do besides.
-type clocks struct {
-	slept atomic.Int64 // nanoseconds for which the machine was suspended
-	step  atomic.Int64 // by which its wall clock was set
-}
-
-func (c *clocks) suspend(d time.Duration) { c.slept.Add(int64(d)); c.set(d) }
-func (c *clocks) set(d time.Duration)     { c.step.Add(int64(d)) }
-
-// of makes a feed count by them.
-func (c *clocks) of(f *guard.Feed) {
-	base := time.Now()
-	f.CountBy(func() (time.Duration, int64) { return time.Since(base), time.Now().UnixNano() + c.step.Load() },
-		func() time.Duration { return time.Since(base) + time.Duration(c.slept.Load()) })
 }
 
 // within runs body in a bubble with a feed that runs against the script.
@@ -169,7 +152,8 @@ func within(t *testing.T, script func(p *peer, call int, s watch) error, body fu
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.clocks.of(w.Feed)
+		base := time.Now() // a bubble has one clock
+		w.CountBy(func() (time.Duration, int64) { return time.Since(base), time.Now().UnixNano() }, func() time.Duration { return time.Since(base) })
 		w.DialWith(func(ctx context.Context, _ string) (net.Conn, error) {
 			conn, err := listener.DialContext(ctx)
 			return stoppable{conn, w}, err

@@ -35,7 +35,7 @@ func watch(t *testing.T, s *server, log *slog.Logger) *watcher {
 // follow runs the feed until the test ends.
 func follow(t *testing.T, feed *guard.Feed, s *server) *watcher {
 	t.Helper()
-	v, err := verify.New(verify.Options{Issuer: s.Issuer, Audiences: []string{s.Audience}, Keys: feed, Revocations: feed})
+	v, err := verify.New(verify.Options{Issuer: s.Issuer, Audiences: []string{s.Audience}, Keys: feed, Revocations: feed, Now: feed.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
