@@ -269,7 +269,7 @@ type timed struct {
 	during func() // what happens while a token is judged
 }
 
-func newTimed(t *testing.T, first event) *timed {
+func newTimed(t *testing.T, first ...event) *timed {
 	t.Helper()
 	w := &timed{during: func() {}}
 	var err error
@@ -287,7 +287,7 @@ func newTimed(t *testing.T, first event) *timed {
 	}
 	w.doors = newDoors(t, w.Feed, v)
 	w.tell = w.Stream()
-	if err := w.tell(part(keySet("key-1"), "c1", entry(verify.KindToken, "dead")), first); err != nil {
+	if err := w.tell(append([]event{part(keySet("key-1"), "c1", entry(verify.KindToken, "dead"))}, first...)...); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -442,6 +442,23 @@ func TestTheAgeIsThatOfWhatWasKnownBefore(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestR32AVerifierThatKnowsNoDate has a whole snapshot and no heartbeat. No rule goes on, and none on a date that comes meanwhile.
+func TestR32AVerifierThatKnowsNoDate(t *testing.T) {
+	t.Parallel()
+	w := newTimed(t)
+	w.expect(t, "no date", until(5*time.Minute), refused, refused, refused)
+	for name, rule := range freshRules() {
+		w := newTimed(t)
+		w.during = func() { _ = w.tell(beatAt(0, 0)) }
+		if _, got := w.Decide(t.Context(), rule, []string{"Bearer " + until(5*time.Minute)}); got != refused {
+			t.Errorf("%s, on a date that came while the token was judged: got %q", name, got)
+		}
+		if _, got := w.Decide(t.Context(), rule, []string{"Bearer " + until(5*time.Minute)}); got != accepted {
+			t.Errorf("%s, the twin: the date was there before: got %q", name, got)
+		}
 	}
 }
 
