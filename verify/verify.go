@@ -73,7 +73,8 @@ type Options struct {
 	// CacheBytes bounds the memory for tokens that were found good before, 2 to 3 KiB each. 0 means 32 MiB; negative turns
 	// the cache off.
 	CacheBytes int
-	// Now is the clock; nil means time.Now.
+	// Now is the clock; nil means time.Now. A clock that is set back revives expired tokens, so a service on the trust feed gives
+	// the feed's (guard.Feed.Now), which never is.
 	Now func() time.Time
 }
 
