@@ -368,42 +368,19 @@ func TestObserveIsToldOfEveryDecision(t *testing.T) {
 func TestRulesThatContradictThemselvesAreRefused(t *testing.T) {
 	t.Parallel()
 	v := verifier(true)
-	feed := func() *guard.Feed {
-		f, err := guard.NewFeed(guard.FeedOptions{Target: "127.0.0.1:1", Issuer: "https://auth.example", ClientID: "svc", ClientSecret: "x"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
-	ours := feed()
-	fed, err := verify.New(verify.Options{Issuer: "https://auth.example", AnyAudience: true, Keys: ours, Revocations: ours})
-	if err != nil {
-		t.Fatal(err)
-	}
-	rule := func(r guard.Rule) map[string]guard.Rule { return map[string]guard.Rule{"/a": r} }
 	for name, c := range map[string]struct {
 		o  guard.Options
 		ok bool
 	}{
-		"no verifier":                    {guard.Options{}, false},
-		"public with scopes":             {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"/a": {Public: true, Scopes: []string{"x"}}}}, false},
-		"user and client":                {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"/a": {User: true, Client: true}}}, false},
-		"a default like that":            {guard.Options{Verifier: v, Default: guard.Rule{Public: true, User: true}}, false},
-		"two scopes in one":              {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"/a": {Scopes: []string{"x y"}}}}, false},
-		"an empty scope":                 {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"/a": {Scopes: []string{""}}}}, false},
-		"a key that matches none":        {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"orders": {Public: true}}}, false},
-		"a realm with a quote":           {guard.Options{Verifier: v, Realm: `a"b`}, false},
-		"sensitive without a feed":       {guard.Options{Verifier: v, Rules: rule(guard.Rule{User: true, Sensitive: true})}, false},
-		"a default like that, no feed":   {guard.Options{Verifier: v, Default: guard.Rule{User: true, HonourExp: true}}, false},
-		"on by exp without a feed":       {guard.Options{Verifier: fed, Rules: rule(guard.Rule{User: true, HonourExp: true})}, false},
-		"another feed":                   {guard.Options{Verifier: fed, Feed: feed()}, false},
-		"a feed that nobody asks":        {guard.Options{Verifier: v, Feed: ours}, false},
-		"sensitive, and on by exp":       {guard.Options{Verifier: fed, Feed: ours, Rules: rule(guard.Rule{User: true, Sensitive: true, HonourExp: true})}, false},
-		"public and sensitive":           {guard.Options{Verifier: fed, Feed: ours, Rules: rule(guard.Rule{Public: true, Sensitive: true})}, false},
-		"sensitive, for nobody":          {guard.Options{Verifier: fed, Feed: ours, Rules: rule(guard.Rule{Sensitive: true})}, false},
-		"twin: sensitive, with its feed": {guard.Options{Verifier: fed, Feed: ours, Rules: rule(guard.Rule{Scopes: []string{"x"}, Sensitive: true})}, true},
-		"twin: on by exp, with its feed": {guard.Options{Verifier: fed, Feed: ours, Rules: rule(guard.Rule{Optional: true, HonourExp: true})}, true},
-		"twin":                           {guard.Options{Verifier: v, Realm: "a", Rules: map[string]guard.Rule{"/a": {User: true, Scopes: []string{"x"}}}}, true},
+		"no verifier":             {guard.Options{}, false},
+		"public with scopes":      {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"/a": {Public: true, Scopes: []string{"x"}}}}, false},
+		"user and client":         {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"/a": {User: true, Client: true}}}, false},
+		"a default like that":     {guard.Options{Verifier: v, Default: guard.Rule{Public: true, User: true}}, false},
+		"two scopes in one":       {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"/a": {Scopes: []string{"x y"}}}}, false},
+		"an empty scope":          {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"/a": {Scopes: []string{""}}}}, false},
+		"a key that matches none": {guard.Options{Verifier: v, Rules: map[string]guard.Rule{"orders": {Public: true}}}, false},
+		"a realm with a quote":    {guard.Options{Verifier: v, Realm: `a"b`}, false},
+		"twin":                    {guard.Options{Verifier: v, Realm: "a", Rules: map[string]guard.Rule{"/a": {User: true, Scopes: []string{"x"}}}}, true},
 	} {
 		if _, err := guard.New(c.o); (err == nil) != c.ok {
 			t.Errorf("%s: got %v", name, err)
