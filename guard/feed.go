@@ -243,17 +243,23 @@ func (f *Feed) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		latest := f.Now()
-		_, nanoseconds := f.clock.read()
-		wall := time.Unix(0, nanoseconds)
-		f.list.Sweep(time.Unix(min(f.server.Load(), wall.Unix()), 0))
-		if was := behind; latest.Sub(wall) <= clockWarning {
+		by := f.forget()
+		if was := behind; by <= clockWarning {
 			behind = false
 		} else if behind = true; !was {
 			f.o.Logger.WarnContext(ctx, "the wall clock is behind what it or authsvc said before; tokens expire by the latest",
-				"behind", latest.Sub(wall))
+				"behind", by)
 		}
 	}
+}
+
+// forget is one sweep. It says by how much the wall clock is behind Now.
+func (f *Feed) forget() (behind time.Duration) {
+	latest := f.Now()
+	_, nanoseconds := f.clock.read()
+	wall := time.Unix(0, nanoseconds)
+	f.list.Sweep(time.Unix(min(f.server.Load(), wall.Unix()), 0))
+	return latest.Sub(wall)
 }
 
 // Ready waits until the feed judges tokens: the first whole snapshot has come, and it is not older than MaxAge. It gives nil
