@@ -105,7 +105,7 @@ var homes = []home{
 	{prefix: "golang.org/x/term", rooms: []string{"cmd/...", "internal/app"}},
 	{prefix: "github.com/mattn/go-isatty", rooms: []string{"cmd/...", "internal/app"}},
 	{prefix: "golang.org/x/net", rooms: []string{"guard", "internal/server/...", "internal/app"}},
-	{prefix: "golang.org/x/sys", rooms: []string{"internal/app", "internal/store/sqlstore"}},
+	{prefix: "golang.org/x/sys", rooms: []string{"guard", "internal/app", "internal/store/sqlstore"}},
 	{prefix: "golang.org/x/sync", rooms: []string{"verify", "internal/...", "guard"}},
 	{prefix: "github.com/google/go-cmp", rooms: []string{"internal/store/storetest"}},
 	{prefix: "pgregory.net/rapid", rooms: []string{"internal/store/storetest"}},

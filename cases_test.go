@@ -2,7 +2,7 @@ package authsvc_test
 
 // A securityCase is one kind of bad input, or one demand, that tests must show to be met.
 type securityCase struct {
-	id   string // R: a demand; J: tokens; F: refresh; L: sign-in; G: the doors; D: stores and faults; A: the surface
+	id   string // R: a demand; J: tokens; F: refresh; L: sign-in; G: the doors; D: stores and faults; A: the surface; P: revocation and its feed
 	what string // what comes in, and what must come of it
 	twin string // the same with the fault taken out, which must be accepted
 }
@@ -114,6 +114,12 @@ func securityCases() []securityCase {
 		{"D22", "A stop in mid-call: drained, nothing half-done.", "The call before the stop."},
 
 		{"A07", "Canary secrets through every call, error and log: none comes out.", "The call itself works."},
+		{"P01", "A revocation: every verifier that watches refuses the token within a second.", "A token that is not revoked."},
+		{"P02", "A verifier that was cut off: fresh, stale and expired answers by the age of what it knows, and what it lacks once it is back.", "A verifier that was not."},
+		{"P04", "Revocations that many commit at once, a later one before an earlier: none is skipped.", "One after the other."},
+		{"P08", "A verifier's clock set back, a cursor of another history of the log or ahead of it: what has expired or is revoked stays refused, and nothing that is held is taken away.", "A clock that goes on, and a cursor of this log."},
+		{"P11", "Introspection by a client that the token is not for: inactive; by nobody: 401.", "By a client of the token's audience."},
+		{"P12", "A stream whose token is revoked or expires: it ends within a second.", "A stream whose token is good."},
 	}
 }
 

@@ -26,6 +26,7 @@ func TestSurface(t *testing.T) {
 		"authsvc.v1.SessionService.RevokeAllSessions": {"user own", "POST /v1/sessions:revokeAll"},
 		"authsvc.v1.AccountService.ChangePassword":    {"user own", "POST /v1/account/password"},
 		"authsvc.v1.TrustService.GetKeySet":           {"public", ""},
+		"authsvc.v1.TrustService.WatchTrust":          {"client authsvc.trust", ""},
 	}
 	files := []protoreflect.FileDescriptor{authsvcv1.File_authsvc_v1_auth_proto, authsvcv1.File_authsvc_v1_session_proto,
 		authsvcv1.File_authsvc_v1_account_proto, authsvcv1.File_authsvc_v1_trust_proto}

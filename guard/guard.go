@@ -1,6 +1,7 @@
 // Package guard puts an access token's verdict in front of handlers: gRPC interceptors, unary and stream, and net/http
 // middleware, over one table of rules that denies what it does not name. It owns who may call what and how a refusal is
-// said; whether a token is good is package verify's business alone.
+// said; whether a token is good is package verify's business alone. It owns too the client of the trust feed, which tells a
+// verifier the issuer's keys and what has been revoked.
 //
 //	g, err := guard.New(guard.Options{
 //		Verifier: v,
@@ -17,7 +18,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"strings"
+	"time"
 
 	"github.com/authsvc/authsvc/verify"
 )
@@ -37,9 +40,12 @@ const (
 	ReasonScopeInsufficient = "SCOPE_INSUFFICIENT"
 	// ReasonPermissionDenied: no rule lets anybody call this, or not with this kind of token.
 	ReasonPermissionDenied = "PERMISSION_DENIED"
-	// ReasonReplicaStale: the verifier has no keys or no revocations at the moment; nothing was decided.
+	// ReasonReplicaStale: the verifier has no keys or no revocations at the moment, or they are too old; nothing was decided.
 	ReasonReplicaStale = "REPLICA_STALE"
 )
+
+// AcceptedStale is what Options.Observe is told where a call went on, but by what the feed knew more than StaleAge ago.
+const AcceptedStale = "ACCEPTED_STALE"
 
 // Rule says who may call. The zero Rule lets nobody. At most one of Public, Optional, Authenticated, User and Client is set;
 // Scopes alone mean Authenticated with those scopes.
@@ -57,9 +63,16 @@ type Rule struct {
 	Client bool
 	// Scopes are what the token must have, all of them.
 	Scopes []string
+	// Sensitive makes MaxAgeSensitive, 2 s, the greatest age of the feed's knowledge at which a call goes on; it is MaxAge, 60 s,
+	// otherwise. It needs Options.Feed.
+	Sensitive bool
+	// HonourExp lets calls go on beyond MaxAge, by the last keys and revocations that are known, until the token expires. It gives
+	// up the promise of Feed: while authsvc is away, a token that was revoked since is let through. A verifier that has never
+	// known anything still lets nothing through. It needs Options.Feed and excludes Sensitive.
+	HonourExp bool
 }
 
-func (r Rule) check() error {
+func (r Rule) check(feed *Feed) error {
 	set := 0
 	for _, b := range []bool{r.Public, r.Optional, r.Authenticated, r.User, r.Client} {
 		if b {
@@ -71,6 +84,12 @@ func (r Rule) check() error {
 		return errors.New("has more than one of Public, Optional, Authenticated, User and Client")
 	case r.Public && len(r.Scopes) > 0:
 		return errors.New("a public rule has no scopes")
+	case r.Sensitive && r.HonourExp:
+		return errors.New("has both Sensitive and HonourExp")
+	case (r.Sensitive || r.HonourExp) && (r.Public || r.denies()):
+		return errors.New("has Sensitive or HonourExp, and looks at no token")
+	case (r.Sensitive || r.HonourExp) && feed == nil:
+		return errors.New("has Sensitive or HonourExp, which needs Options.Feed")
 	}
 	for _, s := range r.Scopes {
 		if s == "" || strings.ContainsAny(s, " \t\"\\") {
@@ -84,10 +103,25 @@ func (r Rule) denies() bool {
 	return !(r.Public || r.Optional || r.Authenticated || r.User || r.Client || len(r.Scopes) > 0)
 }
 
+// maxAge is the age beyond which a call does not go on; HonourExp has none.
+func (r Rule) maxAge() time.Duration {
+	switch {
+	case r.HonourExp:
+		return math.MaxInt64
+	case r.Sensitive:
+		return MaxAgeSensitive
+	default:
+		return MaxAge
+	}
+}
+
 // Options are what a Guard is made of.
 type Options struct {
 	// Verifier judges the tokens. Required.
 	Verifier *verify.Verifier
+	// Feed is the Verifier's Revocations, where that is a Feed: the guard then knows the age of each verdict, holds the limits of
+	// its rules and tells Observe of stale ones. Without it no rule may be Sensitive or HonourExp.
+	Feed *Feed
 	// Rules are found by exact match, never by pattern: for gRPC by full method, "/package.Service/Method"; for HTTP see
 	// Middleware.
 	Rules map[string]Rule
@@ -96,13 +130,14 @@ type Options struct {
 	// Realm is named in HTTP challenges (RFC 9110 §11.5); empty leaves it out.
 	Realm string
 	// Observe is told of every decision, for metrics: the key of the rule that was found ("" for Default, so that callers cannot
-	// invent names) and the reason of the refusal ("" where the call went on). Nil is fine.
+	// invent names) and the reason of the refusal ("" or AcceptedStale where the call went on). Nil is fine.
 	Observe func(ctx context.Context, rule, reason string)
 }
 
 // Guard decides on calls. It is safe for concurrent use and never changes.
 type Guard struct {
 	verifier *verify.Verifier
+	feed     *Feed // or nil
 	rules    map[string]Rule
 	fallback Rule
 	realm    string
@@ -117,18 +152,23 @@ func New(o Options) (*Guard, error) {
 	if strings.ContainsAny(o.Realm, "\"\\\r\n") {
 		return nil, errors.New("guard: Options.Realm has characters that a challenge cannot quote")
 	}
-	if err := o.Default.check(); err != nil {
+	if o.Feed != nil && o.Verifier.Revocations() != verify.RevocationSource(o.Feed) {
+		return nil, errors.New("guard: Options.Feed is not the Revocations of Options.Verifier")
+	}
+	if err := o.Default.check(o.Feed); err != nil {
 		return nil, fmt.Errorf("guard: Options.Default: %w", err)
 	}
 	for key, rule := range o.Rules {
-		if err := rule.check(); err != nil {
+		if err := rule.check(o.Feed); err != nil {
 			return nil, fmt.Errorf("guard: the rule of %q: %w", key, err)
 		}
 		if !strings.Contains(key, "/") {
 			return nil, fmt.Errorf("guard: the rule of %q: neither a gRPC full method nor an HTTP path", key)
 		}
 	}
-	g := &Guard{verifier: o.Verifier, rules: maps.Clone(o.Rules), fallback: o.Default, realm: o.Realm, observe: o.Observe}
+	g := &Guard{
+		verifier: o.Verifier, feed: o.Feed, rules: maps.Clone(o.Rules), fallback: o.Default, realm: o.Realm, observe: o.Observe,
+	}
 	if g.observe == nil {
 		g.observe = func(context.Context, string, string) {}
 	}
@@ -147,26 +187,31 @@ type refusal struct {
 // decide is the one path to every handler. values are the call's authorization fields; the context it gives carries the claims
 // where there are some.
 func (g *Guard) decide(ctx context.Context, key string, rule Rule, values []string) (context.Context, *refusal) {
-	ctx, no := g.apply(ctx, rule, values)
-	if no != nil {
+	ctx, stale, no := g.apply(ctx, rule, values)
+	switch {
+	case no != nil:
 		g.observe(ctx, key, no.reason)
 		return nil, no
+	case stale:
+		g.observe(ctx, key, AcceptedStale)
+	default:
+		g.observe(ctx, key, "")
 	}
-	g.observe(ctx, key, "")
 	return ctx, nil
 }
 
-func (g *Guard) apply(ctx context.Context, rule Rule, values []string) (context.Context, *refusal) {
+// apply also says whether what it let through was judged by knowledge older than StaleAge.
+func (g *Guard) apply(ctx context.Context, rule Rule, values []string) (_ context.Context, stale bool, _ *refusal) {
 	if _, ok := ClaimsFromContext(ctx); ok { // another guard's, further out; not this one's verdict
 		ctx = context.WithValue(ctx, claimsKey{}, (*verify.Claims)(nil))
 	}
 	switch {
 	case rule.denies():
-		return ctx, &refusal{reason: ReasonPermissionDenied, message: "nobody may call this"}
+		return ctx, false, &refusal{reason: ReasonPermissionDenied, message: "nobody may call this"}
 	case len(values) > 1:
-		return ctx, &refusal{reason: ReasonTokenInvalid, message: "more than one authorization"}
+		return ctx, false, &refusal{reason: ReasonTokenInvalid, message: "more than one authorization"}
 	case rule.Public:
-		return ctx, nil
+		return ctx, false, nil
 	}
 	token, bearer := "", false
 	if len(values) == 1 {
@@ -174,26 +219,45 @@ func (g *Guard) apply(ctx context.Context, rule Rule, values []string) (context.
 	}
 	if !bearer {
 		if rule.Optional {
-			return ctx, nil
+			return ctx, false, nil
 		}
-		return ctx, &refusal{reason: ReasonTokenInvalid, message: "a bearer token is required", bare: true}
+		return ctx, false, &refusal{reason: ReasonTokenInvalid, message: "a bearer token is required", bare: true}
 	}
-	claims, err := g.verifier.Verify(ctx, token)
+	claims, stale, err := g.verify(ctx, rule, token)
 	if err != nil {
-		return ctx, refuse(ctx, err)
+		return ctx, false, refuse(ctx, err)
 	}
 	switch {
 	case rule.User && claims.SessionID == "":
-		return ctx, &refusal{reason: ReasonPermissionDenied, message: "this needs a user's token"}
+		return ctx, false, &refusal{reason: ReasonPermissionDenied, message: "this needs a user's token"}
 	case rule.Client && claims.SessionID != "":
-		return ctx, &refusal{reason: ReasonPermissionDenied, message: "this needs a service's own token"}
+		return ctx, false, &refusal{reason: ReasonPermissionDenied, message: "this needs a service's own token"}
 	}
 	for _, scope := range rule.Scopes {
 		if !claims.HasScope(scope) {
-			return ctx, &refusal{reason: ReasonScopeInsufficient, message: "the token lacks a scope", scopes: rule.Scopes}
+			return ctx, false, &refusal{reason: ReasonScopeInsufficient, message: "the token lacks a scope", scopes: rule.Scopes}
 		}
 	}
-	return context.WithValue(ctx, claimsKey{}, claims), nil
+	return context.WithValue(ctx, claimsKey{}, claims), stale, nil
+}
+
+// verify is the verdict on a token within the limit of the rule.
+func (g *Guard) verify(ctx context.Context, rule Rule, token string) (claims *verify.Claims, stale bool, err error) {
+	if g.feed == nil {
+		claims, err = g.verifier.Verify(ctx, token)
+		return claims, false, err
+	}
+	// In this order: what the feed had told by the date is in the list that is asked after it, and the age ends with the verdict.
+	date := g.feed.date.Load()
+	claims, err = g.verifier.Verify(ctx, token)
+	if err != nil && !(rule.HonourExp && errors.Is(err, verify.ErrStale)) {
+		return nil, false, err
+	}
+	age := g.feed.age(date)
+	if date == neverDated || age > rule.maxAge() {
+		return nil, false, verify.ErrStale
+	}
+	return claims, age > StaleAge, nil
 }
 
 // refuse words the verifier's errors. All that is wrong with a token itself gets the same words; what is not a verdict on the

@@ -1,5 +1,7 @@
 package verify
 
+import "unsafe"
+
 // Segments exposes the first step of reading a token: the decoded header, payload and signature.
 func Segments(token string) (header, payload string, signature []byte, err error) {
 	p, err := split(token)
@@ -41,4 +43,15 @@ func (v *Verifier) CacheUse() (bytes, tokens, limit int) {
 		}
 	}
 	return v.cache.bytes, tokens, v.cache.limit
+}
+
+// Bytes is the memory of the list's tables.
+func (l *List) Bytes() int {
+	bytes := int(unsafe.Sizeof(*l))
+	for i := range l.tables {
+		if t := l.tables[i].Load(); t != nil {
+			bytes += int(unsafe.Sizeof(*t)) + cap(t.places)*int(unsafe.Sizeof(place{})) + 8*cap(t.tags)
+		}
+	}
+	return bytes
 }

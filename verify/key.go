@@ -190,5 +190,20 @@ func NewStatic(jwks []byte) (*Static, error) {
 // Key answers from the set; it never waits.
 func (s *Static) Key(_ context.Context, kid string) (*Key, error) { return s.set.key(kid) }
 
+// Without gives the set without the keys whose kid is among the revoked; none may be left. Where nothing is revoked it is the same
+// object.
+func (s *Static) Without(revoked func(kid string) bool) *Static {
+	left := make(map[string]*Key, len(s.set.keys))
+	for kid, k := range s.set.keys {
+		if !revoked(kid) {
+			left[kid] = k
+		}
+	}
+	if len(left) == len(s.set.keys) {
+		return s
+	}
+	return &Static{&keySet{keys: left, dropped: s.set.dropped}}
+}
+
 // Dropped says why keys of the set were not taken, one error each.
 func (s *Static) Dropped() []error { return append([]error(nil), s.set.dropped...) }

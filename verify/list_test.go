@@ -1,6 +1,7 @@
 package verify_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/authsvc/authsvc/test/soak"
 	"github.com/authsvc/authsvc/verify"
 )
 
@@ -190,5 +192,71 @@ func TestOneHundredThousandLiveEntriesCostNoAllocation(t *testing.T) { //nolint:
 	s := &verify.Subject{HasSession: true}
 	if n := testing.AllocsPerRun(100, func() { _ = list.Check(s) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestAnEntryTakesAtMost64Bytes counts the bytes of the tables, right before and after they grow too.
+func TestAnEntryTakesAtMost64Bytes(t *testing.T) {
+	t.Parallel()
+	list, random := readyList(t), rand.New(rand.NewPCG(3, 4))
+	var next, worst int
+	var batch []verify.Revocation
+	for _, n := range []int{100_000, 300_000, soak.Count(300_000, 1_000_000)} {
+		for ; next < n; next++ {
+			r := verify.Revocation{ExpiresAt: time.Unix(int64(next), 0)}
+			binary.NativeEndian.PutUint64(r.Target[:8], random.Uint64())
+			binary.NativeEndian.PutUint64(r.Target[8:], random.Uint64())
+			batch = append(batch, r)
+			if len(batch) == 1000 {
+				list.Apply(batch...)
+				batch = batch[:0]
+				if next > 100_000 {
+					worst = max(worst, list.Bytes()/list.Len())
+				}
+			}
+		}
+		list.Apply(batch...)
+		batch = batch[:0]
+		t.Logf("%d entries: %d bytes each", n, list.Bytes()/n)
+		if list.Len() != n || list.Bytes() > 64*n {
+			t.Errorf("%d entries take %d bytes", n, list.Bytes())
+		}
+	}
+	if t.Logf("at worst %d", worst); worst > 64 {
+		t.Errorf("%d bytes each at worst", worst)
+	}
+	list.Sweep(time.Unix(int64(next-100_001), 0)) // all but 10^5
+	if list.Len() != 100_000 || list.Bytes() > 64*list.Len() {
+		t.Errorf("after a sweep %d entries take %d bytes", list.Len(), list.Bytes())
+	}
+}
+
+func BenchmarkListCheck(b *testing.B) {
+	for _, n := range []int{0, 1, 100_000, 1_000_000} {
+		b.Run(numbered("%d", n), func(b *testing.B) {
+			list, err := verify.NewList(verify.ListOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			list.SetReady(true)
+			for i := range n {
+				list.Apply(verify.Revocation{Target: verify.TargetOf(issuer, verify.KindToken, numbered("%d", i))})
+			}
+			subjects := make([]verify.Subject, 4096)
+			target := func(i, kind int) verify.Target {
+				return verify.TargetOf("other", verify.KindToken, numbered("%d", 10*i+kind))
+			}
+			for i := range subjects {
+				subjects[i] = verify.Subject{
+					Session: target(i, 0), Token: target(i, 1), Account: target(i, 2), Key: target(0, 3), Client: target(0, 4), All: target(0, 5), HasSession: true,
+				}
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if list.Check(&subjects[i%len(subjects)]) != nil {
+					b.Fatal("hit")
+				}
+			}
+		})
 	}
 }

@@ -53,7 +53,8 @@ type Subject struct {
 }
 
 // RevocationSource knows what has been revoked. Check is called on every Verify, by many goroutines; it answers nil,
-// ErrRevoked, or ErrNotReady while it cannot know, and does not keep s.
+// ErrRevoked, ErrStale where nothing that it knows hits the token but that is too old, or ErrNotReady while it cannot know at all,
+// and does not keep s.
 type RevocationSource interface {
 	Check(s *Subject) error
 }

@@ -45,6 +45,8 @@ var (
 	ErrNotYetValid = errors.New("verify: the token is not valid yet")
 	ErrRevoked     = errors.New("verify: the token has been revoked")
 	ErrNotReady    = errors.New("verify: keys or revocations are not available")
+	// ErrStale is an ErrNotReady: the revocations are known, none of them hits the token, but they are too old to go by.
+	ErrStale error = &refusal{ErrNotReady, "the revocations are too old"}
 )
 
 // Options are what a Verifier is made of.
@@ -71,7 +73,8 @@ type Options struct {
 	// CacheBytes bounds the memory for tokens that were found good before, 2 to 3 KiB each. 0 means 32 MiB; negative turns
 	// the cache off.
 	CacheBytes int
-	// Now is the clock; nil means time.Now.
+	// Now is the clock; nil means time.Now. A clock that is set back revives expired tokens, so a service on the trust feed gives
+	// the feed's (guard.Feed.Now), which never is.
 	Now func() time.Time
 }
 
@@ -146,7 +149,8 @@ func (o *Options) check() error {
 }
 
 // Verify judges the token. The Claims of a good one are shared by all who present the same text: read them, never write.
-// Errors match one of the package's with errors.Is; where ctx ends while a key is being fetched, its error.
+// Errors match one of the package's with errors.Is; where ctx ends while a key is being fetched, its error. With ErrStale, and no
+// other error, come the claims of a token that is good but for that, for whoever would rather go on than know.
 func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 	if len(token) > maxToken {
 		return nil, malformed("longer than 8 KiB")
@@ -168,14 +172,14 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 		return nil, err
 	}
 	claims, err := v.judge(t)
-	if err != nil {
-		return nil, err
-	}
-	if v.cache != nil {
+	if v.cache != nil && claims != nil {
 		v.cache.put(hash, token, t, v.now().Unix()-v.skew)
 	}
-	return claims, nil
+	return claims, err
 }
+
+// Revocations is what Options.Revocations was.
+func (v *Verifier) Revocations() RevocationSource { return v.revocations }
 
 // verified is a token whose signature was found good, with all that later calls need, computed once.
 // What every call reads stands together at the front.
@@ -250,7 +254,7 @@ func (v *Verifier) keyStillServed(ctx context.Context, t *verified) (bool, error
 	return key == t.key || key.equal(t.key), nil
 }
 
-// judge checks all that may change between two calls.
+// judge checks all that may change between two calls. The claims are nil but for a good token and ErrStale.
 func (v *Verifier) judge(t *verified) (*Claims, error) {
 	now := v.now().Unix()
 	switch {
@@ -268,7 +272,10 @@ func (v *Verifier) judge(t *verified) (*Claims, error) {
 	}
 	if v.revocations != nil {
 		if err := v.revocations.Check(&t.subject); err != nil {
-			if errors.Is(err, ErrRevoked) || errors.Is(err, ErrNotReady) {
+			switch {
+			case errors.Is(err, ErrStale):
+				return &t.claims, err
+			case errors.Is(err, ErrRevoked), errors.Is(err, ErrNotReady):
 				return nil, err
 			}
 			return nil, fmt.Errorf("%w: %w", ErrNotReady, err)

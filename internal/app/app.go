@@ -97,6 +97,7 @@ type App struct {
 	sessions    *service.Sessions
 	accounts    *service.Accounts
 
+	feed   *rpc.Hub
 	grpc   *grpc.Server
 	health *healthServer
 	http   *http.Server
@@ -282,7 +283,10 @@ func (a *App) buildHTTP(context.Context) error {
 	if err != nil {
 		return err
 	}
-	door, err := rpc.New(rpc.Options{SignIn: a.signIn, Tokens: a.tokens, Clients: a.clients, Sessions: a.sessions, Accounts: a.accounts,
+	if a.feed, err = rpc.NewHub(rpc.HubOptions{Log: a.tail, KeySet: a.ring.JWKS}); err != nil {
+		return err
+	}
+	door, err := rpc.New(rpc.Options{SignIn: a.signIn, Tokens: a.tokens, Clients: a.clients, Sessions: a.sessions, Accounts: a.accounts, Feed: a.feed,
 		KeySet: a.ring.JWKS, Verifier: own, Fresh: a.tail.Fresh, Logger: a.log, Panics: a.meter.panicked,
 		Tracer: a.telemetry.tracer, Meter: a.meter.provider, TrustedProxies: a.cfg.Gateway.TrustedProxies})
 	if err != nil {
@@ -349,6 +353,11 @@ func (a *App) buildGauges(context.Context) error {
 		{"authsvc.hashing.done", "", "Password hashes computed since the start, those for unknown names included.", func() float64 { return float64(a.hasher.Stats().Done) }},
 		{"authsvc.key.age", "s", "Age of the signing key since it became active.", a.keyAge},
 		{"authsvc.key.pending_age", "s", "Age of the next signing key since it was published; 0 where there is none.", a.pendingKeyAge},
+		{"authsvc.feed.watchers", "", "Open streams of the trust feed.", func() float64 { return float64(a.feed.Stats().Watchers) }},
+	}, []gauge{
+		{"authsvc.feed.deltas", "", "Changes that the trust feed handed out, each once for all watchers.", func() float64 { return float64(a.feed.Stats().Deltas) }},
+		{"authsvc.feed.cut", "", "Watchers of the trust feed that were cut off because they did not keep up.", func() float64 { return float64(a.feed.Stats().Cut) }},
+		{"authsvc.feed.snapshots", "", "Whole snapshots that the trust feed put together.", func() float64 { return float64(a.feed.Stats().Snapshots) }},
 	})
 }
 

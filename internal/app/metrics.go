@@ -108,14 +108,25 @@ type gauge struct {
 	read             func() float64
 }
 
-func (m *metrics) observe(gauges []gauge) error {
+// observe shows gauges, and counters that are kept elsewhere.
+func (m *metrics) observe(gauges, counters []gauge) error {
 	meter := m.provider.Meter("github.com/authsvc/authsvc")
 	for _, g := range gauges {
-		_, err := meter.Float64ObservableGauge(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.help),
-			metric.WithFloat64Callback(func(_ context.Context, o metric.Float64Observer) error { o.Observe(g.read()); return nil }))
+		_, err := meter.Float64ObservableGauge(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.help), metric.WithFloat64Callback(g.look))
 		if err != nil {
 			return err
 		}
 	}
+	for _, g := range counters {
+		_, err := meter.Float64ObservableCounter(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.help), metric.WithFloat64Callback(g.look))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g gauge) look(_ context.Context, o metric.Float64Observer) error {
+	o.Observe(g.read())
 	return nil
 }

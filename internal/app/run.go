@@ -31,6 +31,7 @@ func (a *App) Run(ctx context.Context, listening func() error) error {
 	start("revocation log", a.tail.Run)
 	start("keys", a.ring.Run)
 	start("pulse", a.pulse.Run)
+	start("feed", a.feed.Run)
 	start("clients", a.followClients)
 	start("cleaning", a.clean)
 	start("gRPC", func(context.Context) error { return a.grpc.Serve(a.doors.GRPC) })
@@ -90,6 +91,7 @@ func (a *App) drain() {
 	a.log.Info("draining")
 	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
 	defer cancel()
+	a.feed.Drain() // its streams would last as long as the drain; the connections are told to go elsewhere right after
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := a.http.Shutdown(ctx); err != nil {

@@ -59,6 +59,10 @@ const (
 	StoreUnavailable Reason = "STORE_UNAVAILABLE"
 	// ReplicaStale: this replica cannot prove that its view is fresh; another may.
 	ReplicaStale Reason = "REPLICA_STALE"
+	// FeedLagging: the watcher does not take what the feed sends; it begins anew from its last cursor.
+	FeedLagging Reason = "FEED_LAGGING"
+	// Draining: this replica is being stopped; another takes the call.
+	Draining Reason = "DRAINING"
 	// RefreshKeyUnknown: this replica does not have the refresh key that made the token; another may.
 	RefreshKeyUnknown Reason = "REFRESH_KEY_UNKNOWN"
 	// SigningUnavailable: no signing key is loaded and fresh.

@@ -2,8 +2,6 @@ package revocation
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"log/slog"
 	"sync"
@@ -32,11 +30,14 @@ type Options struct {
 type Log struct {
 	o Options
 
-	read sync.Mutex // one tail read at a time; guards epoch, position and kids' writes
+	read sync.Mutex // one tail read at a time; guards the writes of what mu guards
 
 	mu       sync.RWMutex
-	epoch    [16]byte
+	stored   [16]byte // the log's own epoch
+	rewinds  uint64   // how often the log began anew under that epoch
+	epoch    [16]byte // both, as one name
 	position int64
+	live     []Live // in the order of the log; never changed below its length
 	kids     map[string]bool
 
 	waiting sync.Mutex
@@ -83,7 +84,9 @@ func (l *Log) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-sweep.C:
-			l.o.List.Sweep(l.o.Now())
+			now := l.o.Now()
+			l.o.List.Sweep(now)
+			l.sweep(now)
 			continue
 		case <-tick.C:
 		}
@@ -143,52 +146,72 @@ func (l *Log) run(ctx context.Context, r *tailRead) {
 	l.waiting.Lock()
 	l.next = nil
 	l.waiting.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
 	r.err = l.tail(ctx)
 	close(r.done)
 }
 
+// tail reads page after page, each in a time of its own, until nothing is left. Only then is the list believed, and dated.
 func (l *Log) tail(ctx context.Context) error {
 	began := l.elapsed()
-	epoch, after := l.at()
-	p, err := l.o.Store.Tail(ctx, after)
-	if err != nil {
-		return err
-	}
-	if p.Epoch != epoch && after > 0 || p.Head < after {
-		// Another history: what we hold stays (merged, never swapped), and the new log is read from its start.
-		if p, err = l.o.Store.Tail(ctx, 0); err != nil {
+	for more := true; more; {
+		var err error
+		if more, err = l.page(ctx); err != nil {
 			return err
 		}
 	}
-	revocations := make([]verify.Revocation, 0, len(p.Entries))
+	l.o.List.SetReady(true)
+	l.completed(began)
+	return nil
+}
+
+// page reads what follows the position, as much as one page holds, and moves the position to its end.
+func (l *Log) page(ctx context.Context) (more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	l.mu.RLock()
+	epoch, after := l.stored, l.position
+	l.mu.RUnlock()
+	p, err := l.o.Store.Tail(ctx, after)
+	if err != nil {
+		return false, err
+	}
+	another := epoch != [16]byte{} && p.Epoch != epoch || p.Head < after
+	if another && after > 0 {
+		// Another history: what we hold stays (merged, never swapped), and the new log is read from its start.
+		if p, err = l.o.Store.Tail(ctx, 0); err != nil {
+			return false, err
+		}
+	}
+	if p.More {
+		p.Head = p.Entries[len(p.Entries)-1].Position
+	}
+	revocations, live := make([]verify.Revocation, 0, len(p.Entries)), make([]Live, 0, len(p.Entries))
 	var kids []string
 	for _, e := range p.Entries {
-		revocations = append(revocations, verify.NewRevocation(l.o.Issuer, verify.Kind(e.Kind), e.ID, e.NotBefore, e.ExpiresAt))
+		r := verify.NewRevocation(l.o.Issuer, verify.Kind(e.Kind), e.ID, e.NotBefore, e.ExpiresAt)
+		revocations = append(revocations, r)
+		live = append(live, Live{Row: e.Position, Target: r.Target, NotBefore: r.NotBefore, ExpireTime: unixCeil(r.ExpiresAt)})
 		if e.Kind == journal.KindKey {
 			kids = append(kids, e.ID)
 		}
 	}
 	l.o.List.Apply(revocations...)
-	l.o.List.SetReady(true)
 	l.mu.Lock()
-	l.epoch, l.position = p.Epoch, p.Head
+	l.take(p, live, another)
 	for _, kid := range kids {
 		l.kids[kid] = true
 	}
 	l.mu.Unlock()
-	l.completed(began)
 	if len(kids) > 0 && l.o.KeyRevoked != nil {
 		l.o.KeyRevoked()
 	}
-	return nil
+	return p.More, nil
 }
 
-func (l *Log) at() ([16]byte, int64) {
+func (l *Log) at() Cursor {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.epoch, l.position
+	return Cursor{l.epoch, l.position}
 }
 
 func (l *Log) elapsed() int64 { return int64(time.Since(l.start)) }
@@ -237,16 +260,10 @@ func (l *Log) KeyRevoked(kid string) bool {
 }
 
 // Row is the position as a number, for metrics.
-func (l *Log) Row() int64 {
-	_, row := l.at()
-	return row
-}
+func (l *Log) Row() int64 { return l.at().Row }
 
-// Position is the opaque text of (epoch, row): base64url of 24 bytes.
-func (l *Log) Position() string {
-	epoch, row := l.at()
-	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(epoch[:], uint64(row)))
-}
+// Position is the opaque text of the cursor up to which the list is complete.
+func (l *Log) Position() string { return l.at().String() }
 
 // Await makes sure that the list holds everything up to a position that Position gave, here or at another replica. An
 // empty one asks for nothing; a malformed one is Invalid.
@@ -254,15 +271,11 @@ func (l *Log) Await(ctx context.Context, position string) error {
 	if position == "" {
 		return nil
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(position) // which skips line breaks
-	if err != nil || len(raw) != 24 || len(position) != base64.RawURLEncoding.EncodedLen(24) {
-		return fault.Field("min_position", "not a position that this service gave")
+	c, err := ParseCursor("min_position", position)
+	if err != nil {
+		return err
 	}
-	row := int64(binary.BigEndian.Uint64(raw[16:]))
-	if row < 0 {
-		return fault.Field("min_position", "not a position that this service gave")
-	}
-	if epoch, at := l.at(); epoch == [16]byte(raw[:16]) && at >= row {
+	if at := l.at(); c.Epoch == at.Epoch && at.Row >= c.Row {
 		return nil
 	}
 	return l.stale(l.CatchUp(ctx))

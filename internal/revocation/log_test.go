@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -415,5 +417,54 @@ func TestALogNeedsItsOptions(t *testing.T) {
 		if _, err := revocation.New(o); err == nil {
 			t.Errorf("%s: taken", name)
 		}
+	}
+}
+
+// paged gives a history one entry at a time.
+type paged struct {
+	*history
+	reads atomic.Int32
+	fail  atomic.Int32 // the read that fails
+}
+
+func (p *paged) Tail(ctx context.Context, after int64) (revocation.Page, error) {
+	if p.reads.Add(1) == p.fail.Load() {
+		return revocation.Page{}, errors.New("away")
+	}
+	page, err := p.history.Tail(ctx, after)
+	if page.More = len(page.Entries) > 1; page.More {
+		page.Entries = page.Entries[:1]
+	}
+	return page, err
+}
+
+func TestALogOfManyPagesIsBelievedOnceAllAreRead(t *testing.T) {
+	t.Parallel()
+	var store *paged
+	l, h, list := open(t, func(o *revocation.Options) {
+		store = &paged{history: o.Store.(*history)}
+		o.Store = store
+	})
+	for i := range 5 {
+		h.commit(journal.KindToken, fmt.Sprint("token-", i))
+	}
+	store.fail.Store(4)
+	if err := l.CatchUp(t.Context()); err == nil {
+		t.Fatal("a page that failed is no error")
+	}
+	want(t, list, "token-0", verify.ErrNotReady)
+	if l.Lag() < time.Hour || !l.View().Known.IsZero() {
+		t.Error("what was read in part is dated")
+	}
+	ok(t, l.CatchUp(t.Context()))
+	for i := range 5 {
+		want(t, list, fmt.Sprint("token-", i), verify.ErrRevoked)
+	}
+	if v := l.View(); len(v.Live) != 5 || v.Cursor.Row != 5 {
+		t.Errorf("the view holds %d entries up to %d", len(v.Live), v.Cursor.Row)
+	}
+	// What had been read before the failure was not read again.
+	if got := store.reads.Load(); got != 6 {
+		t.Errorf("%d reads", got)
 	}
 }

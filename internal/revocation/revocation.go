@@ -25,11 +25,15 @@ type Page struct {
 	Head    int64    // newest position in the log, live or not; zero for an empty log
 	Now     time.Time
 	Entries []Entry // live ones after the asked position, in order
+	More    bool    // there are live ones after the last of Entries
 }
+
+// PageSize is the most entries of one page: a log of a million takes seconds to read, and no read may take long.
+const PageSize = 50_000
 
 // Store keeps the log.
 type Store interface {
-	// Tail reads the live entries after position, with the epoch and the head, in one consistent read.
+	// Tail reads the live entries after position, at most PageSize of them, with the epoch and the head, in one consistent read.
 	Tail(ctx context.Context, after int64) (Page, error)
 	// Changed reports cheaply whether anything in the database may have changed since the last call with the same watcher; it
 	// may say true for nothing, never false for something.

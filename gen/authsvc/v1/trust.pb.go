@@ -12,6 +12,8 @@ import (
 	_ "github.com/authsvc/authsvc/gen/authsvc/policy/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -107,18 +109,478 @@ func (x *GetKeySetResponse) GetJwks() []byte {
 	return nil
 }
 
+// WatchTrustRequest says where the caller stands.
+type WatchTrustRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cursor is the newest one that the caller has applied; empty, of another history of the log, or ahead of it asks for a
+	// whole snapshot.
+	Cursor        string `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTrustRequest) Reset() {
+	*x = WatchTrustRequest{}
+	mi := &file_authsvc_v1_trust_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTrustRequest) ProtoMessage() {}
+
+func (x *WatchTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_authsvc_v1_trust_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTrustRequest.ProtoReflect.Descriptor instead.
+func (*WatchTrustRequest) Descriptor() ([]byte, []int) {
+	return file_authsvc_v1_trust_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WatchTrustRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+// WatchTrustResponse is one message of the feed.
+type WatchTrustResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// event is what happened.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*WatchTrustResponse_Snapshot
+	//	*WatchTrustResponse_Delta
+	//	*WatchTrustResponse_Heartbeat
+	Event         isWatchTrustResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTrustResponse) Reset() {
+	*x = WatchTrustResponse{}
+	mi := &file_authsvc_v1_trust_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTrustResponse) ProtoMessage() {}
+
+func (x *WatchTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_authsvc_v1_trust_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTrustResponse.ProtoReflect.Descriptor instead.
+func (*WatchTrustResponse) Descriptor() ([]byte, []int) {
+	return file_authsvc_v1_trust_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *WatchTrustResponse) GetEvent() isWatchTrustResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchTrustResponse) GetSnapshot() *TrustSnapshot {
+	if x != nil {
+		if x, ok := x.Event.(*WatchTrustResponse_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
+func (x *WatchTrustResponse) GetDelta() *TrustDelta {
+	if x != nil {
+		if x, ok := x.Event.(*WatchTrustResponse_Delta); ok {
+			return x.Delta
+		}
+	}
+	return nil
+}
+
+func (x *WatchTrustResponse) GetHeartbeat() *TrustHeartbeat {
+	if x != nil {
+		if x, ok := x.Event.(*WatchTrustResponse_Heartbeat); ok {
+			return x.Heartbeat
+		}
+	}
+	return nil
+}
+
+type isWatchTrustResponse_Event interface {
+	isWatchTrustResponse_Event()
+}
+
+type WatchTrustResponse_Snapshot struct {
+	// snapshot is a part of the state at the start of the stream.
+	Snapshot *TrustSnapshot `protobuf:"bytes,1,opt,name=snapshot,proto3,oneof"`
+}
+
+type WatchTrustResponse_Delta struct {
+	// delta is what has changed.
+	Delta *TrustDelta `protobuf:"bytes,2,opt,name=delta,proto3,oneof"`
+}
+
+type WatchTrustResponse_Heartbeat struct {
+	// heartbeat says how old the caller's knowledge is.
+	Heartbeat *TrustHeartbeat `protobuf:"bytes,3,opt,name=heartbeat,proto3,oneof"`
+}
+
+func (*WatchTrustResponse_Snapshot) isWatchTrustResponse_Event() {}
+
+func (*WatchTrustResponse_Delta) isWatchTrustResponse_Event() {}
+
+func (*WatchTrustResponse_Heartbeat) isWatchTrustResponse_Event() {}
+
+// TrustSnapshot is a part of what the caller lacks. What a caller holds already is merged with it, never replaced, but for the
+// key set. It counts once its last part has come.
+type TrustSnapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// jwks is the whole JWK Set (RFC 7517 section 5); in the first part only.
+	Jwks []byte `protobuf:"bytes,1,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	// revocations are live entries, in no order.
+	Revocations []*Revocation `protobuf:"bytes,2,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// cursor stands in the last part only: the place in the log that the caller has then reached.
+	Cursor        string `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustSnapshot) Reset() {
+	*x = TrustSnapshot{}
+	mi := &file_authsvc_v1_trust_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustSnapshot) ProtoMessage() {}
+
+func (x *TrustSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_authsvc_v1_trust_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustSnapshot.ProtoReflect.Descriptor instead.
+func (*TrustSnapshot) Descriptor() ([]byte, []int) {
+	return file_authsvc_v1_trust_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TrustSnapshot) GetJwks() []byte {
+	if x != nil {
+		return x.Jwks
+	}
+	return nil
+}
+
+func (x *TrustSnapshot) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *TrustSnapshot) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+// TrustDelta follows a snapshot or another delta.
+type TrustDelta struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// after is the cursor that this follows. A caller that stands elsewhere has lost a message and must begin anew.
+	After string `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	// cursor is the place in the log that the caller has then reached.
+	Cursor string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// jwks is the whole JWK Set, where it has changed.
+	Jwks []byte `protobuf:"bytes,3,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	// revocations are new entries.
+	Revocations   []*Revocation `protobuf:"bytes,4,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustDelta) Reset() {
+	*x = TrustDelta{}
+	mi := &file_authsvc_v1_trust_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustDelta) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustDelta) ProtoMessage() {}
+
+func (x *TrustDelta) ProtoReflect() protoreflect.Message {
+	mi := &file_authsvc_v1_trust_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustDelta.ProtoReflect.Descriptor instead.
+func (*TrustDelta) Descriptor() ([]byte, []int) {
+	return file_authsvc_v1_trust_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TrustDelta) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *TrustDelta) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+func (x *TrustDelta) GetJwks() []byte {
+	if x != nil {
+		return x.Jwks
+	}
+	return nil
+}
+
+func (x *TrustDelta) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+// TrustHeartbeat follows every entry that the server had seen at its time.
+type TrustHeartbeat struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cursor is where the caller stands.
+	Cursor string `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// elapsed is how long ago, by its own clock, the server received this call. All that was revoked up to elapsed minus lag
+	// after the caller sent the call has come.
+	Elapsed *durationpb.Duration `protobuf:"bytes,2,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	// lag is the age of the server's own knowledge; it grows while the database is away.
+	Lag *durationpb.Duration `protobuf:"bytes,3,opt,name=lag,proto3" json:"lag,omitempty"`
+	// server_time is the server's wall clock.
+	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustHeartbeat) Reset() {
+	*x = TrustHeartbeat{}
+	mi := &file_authsvc_v1_trust_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustHeartbeat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustHeartbeat) ProtoMessage() {}
+
+func (x *TrustHeartbeat) ProtoReflect() protoreflect.Message {
+	mi := &file_authsvc_v1_trust_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustHeartbeat.ProtoReflect.Descriptor instead.
+func (*TrustHeartbeat) Descriptor() ([]byte, []int) {
+	return file_authsvc_v1_trust_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *TrustHeartbeat) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+func (x *TrustHeartbeat) GetElapsed() *durationpb.Duration {
+	if x != nil {
+		return x.Elapsed
+	}
+	return nil
+}
+
+func (x *TrustHeartbeat) GetLag() *durationpb.Duration {
+	if x != nil {
+		return x.Lag
+	}
+	return nil
+}
+
+func (x *TrustHeartbeat) GetServerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerTime
+	}
+	return nil
+}
+
+// Revocation is one entry of the revocation log.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// target is 16 bytes: the start of a SHA-256 over the issuer, the kind of what is revoked, and its id.
+	Target []byte `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// not_before is a cut-off in Unix seconds: tokens with an earlier auth_time are dead. 0 means all of them.
+	NotBefore int64 `protobuf:"varint,2,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// expire_time is when, in Unix seconds, no token can be left that this hits. 0 means never.
+	ExpireTime    int64 `protobuf:"varint,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_authsvc_v1_trust_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_authsvc_v1_trust_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_authsvc_v1_trust_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Revocation) GetTarget() []byte {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Revocation) GetNotBefore() int64 {
+	if x != nil {
+		return x.NotBefore
+	}
+	return 0
+}
+
+func (x *Revocation) GetExpireTime() int64 {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return 0
+}
+
 var File_authsvc_v1_trust_proto protoreflect.FileDescriptor
 
 const file_authsvc_v1_trust_proto_rawDesc = "" +
 	"\n" +
 	"\x16authsvc/v1/trust.proto\x12\n" +
-	"authsvc.v1\x1a\x1eauthsvc/policy/v1/policy.proto\"\x12\n" +
+	"authsvc.v1\x1a\x1eauthsvc/policy/v1/policy.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
 	"\x10GetKeySetRequest\"'\n" +
 	"\x11GetKeySetResponse\x12\x12\n" +
-	"\x04jwks\x18\x01 \x01(\fR\x04jwks2`\n" +
+	"\x04jwks\x18\x01 \x01(\fR\x04jwks\"+\n" +
+	"\x11WatchTrustRequest\x12\x16\n" +
+	"\x06cursor\x18\x01 \x01(\tR\x06cursor\"\xc2\x01\n" +
+	"\x12WatchTrustResponse\x127\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x19.authsvc.v1.TrustSnapshotH\x00R\bsnapshot\x12.\n" +
+	"\x05delta\x18\x02 \x01(\v2\x16.authsvc.v1.TrustDeltaH\x00R\x05delta\x12:\n" +
+	"\theartbeat\x18\x03 \x01(\v2\x1a.authsvc.v1.TrustHeartbeatH\x00R\theartbeatB\a\n" +
+	"\x05event\"u\n" +
+	"\rTrustSnapshot\x12\x12\n" +
+	"\x04jwks\x18\x01 \x01(\fR\x04jwks\x128\n" +
+	"\vrevocations\x18\x02 \x03(\v2\x16.authsvc.v1.RevocationR\vrevocations\x12\x16\n" +
+	"\x06cursor\x18\x03 \x01(\tR\x06cursor\"\x88\x01\n" +
+	"\n" +
+	"TrustDelta\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x12\x12\n" +
+	"\x04jwks\x18\x03 \x01(\fR\x04jwks\x128\n" +
+	"\vrevocations\x18\x04 \x03(\v2\x16.authsvc.v1.RevocationR\vrevocations\"\xc7\x01\n" +
+	"\x0eTrustHeartbeat\x12\x16\n" +
+	"\x06cursor\x18\x01 \x01(\tR\x06cursor\x123\n" +
+	"\aelapsed\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12+\n" +
+	"\x03lag\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03lag\x12;\n" +
+	"\vserver_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"serverTime\"d\n" +
+	"\n" +
+	"Revocation\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\fR\x06target\x12\x1d\n" +
+	"\n" +
+	"not_before\x18\x02 \x01(\x03R\tnotBefore\x12\x1f\n" +
+	"\vexpire_time\x18\x03 \x01(\x03R\n" +
+	"expireTime2\xc6\x01\n" +
 	"\fTrustService\x12P\n" +
 	"\tGetKeySet\x12\x1c.authsvc.v1.GetKeySetRequest\x1a\x1d.authsvc.v1.GetKeySetResponse\"\x06\xea\xe0\x18\x02\n" +
-	"\x00B\x9a\x01\n" +
+	"\x00\x12d\n" +
+	"\n" +
+	"WatchTrust\x12\x1d.authsvc.v1.WatchTrustRequest\x1a\x1e.authsvc.v1.WatchTrustResponse\"\x15\xea\xe0\x18\x11\"\x0f\n" +
+	"\rauthsvc.trust0\x01B\x9a\x01\n" +
 	"\x0ecom.authsvc.v1B\n" +
 	"TrustProtoP\x01Z3github.com/authsvc/authsvc/gen/authsvc/v1;authsvcv1\xa2\x02\x03AXX\xaa\x02\n" +
 	"Authsvc.V1\xca\x02\n" +
@@ -136,19 +598,37 @@ func file_authsvc_v1_trust_proto_rawDescGZIP() []byte {
 	return file_authsvc_v1_trust_proto_rawDescData
 }
 
-var file_authsvc_v1_trust_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_authsvc_v1_trust_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_authsvc_v1_trust_proto_goTypes = []any{
-	(*GetKeySetRequest)(nil),  // 0: authsvc.v1.GetKeySetRequest
-	(*GetKeySetResponse)(nil), // 1: authsvc.v1.GetKeySetResponse
+	(*GetKeySetRequest)(nil),      // 0: authsvc.v1.GetKeySetRequest
+	(*GetKeySetResponse)(nil),     // 1: authsvc.v1.GetKeySetResponse
+	(*WatchTrustRequest)(nil),     // 2: authsvc.v1.WatchTrustRequest
+	(*WatchTrustResponse)(nil),    // 3: authsvc.v1.WatchTrustResponse
+	(*TrustSnapshot)(nil),         // 4: authsvc.v1.TrustSnapshot
+	(*TrustDelta)(nil),            // 5: authsvc.v1.TrustDelta
+	(*TrustHeartbeat)(nil),        // 6: authsvc.v1.TrustHeartbeat
+	(*Revocation)(nil),            // 7: authsvc.v1.Revocation
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_authsvc_v1_trust_proto_depIdxs = []int32{
-	0, // 0: authsvc.v1.TrustService.GetKeySet:input_type -> authsvc.v1.GetKeySetRequest
-	1, // 1: authsvc.v1.TrustService.GetKeySet:output_type -> authsvc.v1.GetKeySetResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	4,  // 0: authsvc.v1.WatchTrustResponse.snapshot:type_name -> authsvc.v1.TrustSnapshot
+	5,  // 1: authsvc.v1.WatchTrustResponse.delta:type_name -> authsvc.v1.TrustDelta
+	6,  // 2: authsvc.v1.WatchTrustResponse.heartbeat:type_name -> authsvc.v1.TrustHeartbeat
+	7,  // 3: authsvc.v1.TrustSnapshot.revocations:type_name -> authsvc.v1.Revocation
+	7,  // 4: authsvc.v1.TrustDelta.revocations:type_name -> authsvc.v1.Revocation
+	8,  // 5: authsvc.v1.TrustHeartbeat.elapsed:type_name -> google.protobuf.Duration
+	8,  // 6: authsvc.v1.TrustHeartbeat.lag:type_name -> google.protobuf.Duration
+	9,  // 7: authsvc.v1.TrustHeartbeat.server_time:type_name -> google.protobuf.Timestamp
+	0,  // 8: authsvc.v1.TrustService.GetKeySet:input_type -> authsvc.v1.GetKeySetRequest
+	2,  // 9: authsvc.v1.TrustService.WatchTrust:input_type -> authsvc.v1.WatchTrustRequest
+	1,  // 10: authsvc.v1.TrustService.GetKeySet:output_type -> authsvc.v1.GetKeySetResponse
+	3,  // 11: authsvc.v1.TrustService.WatchTrust:output_type -> authsvc.v1.WatchTrustResponse
+	10, // [10:12] is the sub-list for method output_type
+	8,  // [8:10] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_authsvc_v1_trust_proto_init() }
@@ -156,13 +636,18 @@ func file_authsvc_v1_trust_proto_init() {
 	if File_authsvc_v1_trust_proto != nil {
 		return
 	}
+	file_authsvc_v1_trust_proto_msgTypes[3].OneofWrappers = []any{
+		(*WatchTrustResponse_Snapshot)(nil),
+		(*WatchTrustResponse_Delta)(nil),
+		(*WatchTrustResponse_Heartbeat)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_authsvc_v1_trust_proto_rawDesc), len(file_authsvc_v1_trust_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

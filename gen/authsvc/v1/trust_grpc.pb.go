@@ -21,7 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TrustService_GetKeySet_FullMethodName = "/authsvc.v1.TrustService/GetKeySet"
+	TrustService_GetKeySet_FullMethodName  = "/authsvc.v1.TrustService/GetKeySet"
+	TrustService_WatchTrust_FullMethodName = "/authsvc.v1.TrustService/WatchTrust"
 )
 
 // TrustServiceClient is the client API for TrustService service.
@@ -33,6 +34,9 @@ const (
 type TrustServiceClient interface {
 	// GetKeySet gives the public keys that sign, will sign, or have signed tokens still alive.
 	GetKeySet(ctx context.Context, in *GetKeySetRequest, opts ...grpc.CallOption) (*GetKeySetResponse, error)
+	// WatchTrust streams the keys and the revocations: first all of them in a snapshot, or what the caller lacks of them, then
+	// each change within some 20 ms, and a heartbeat every second. The stream ends when the caller's credentials do.
+	WatchTrust(ctx context.Context, in *WatchTrustRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTrustResponse], error)
 }
 
 type trustServiceClient struct {
@@ -53,6 +57,25 @@ func (c *trustServiceClient) GetKeySet(ctx context.Context, in *GetKeySetRequest
 	return out, nil
 }
 
+func (c *trustServiceClient) WatchTrust(ctx context.Context, in *WatchTrustRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTrustResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TrustService_ServiceDesc.Streams[0], TrustService_WatchTrust_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTrustRequest, WatchTrustResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TrustService_WatchTrustClient = grpc.ServerStreamingClient[WatchTrustResponse]
+
 // TrustServiceServer is the server API for TrustService service.
 // All implementations must embed UnimplementedTrustServiceServer
 // for forward compatibility.
@@ -62,6 +85,9 @@ func (c *trustServiceClient) GetKeySet(ctx context.Context, in *GetKeySetRequest
 type TrustServiceServer interface {
 	// GetKeySet gives the public keys that sign, will sign, or have signed tokens still alive.
 	GetKeySet(context.Context, *GetKeySetRequest) (*GetKeySetResponse, error)
+	// WatchTrust streams the keys and the revocations: first all of them in a snapshot, or what the caller lacks of them, then
+	// each change within some 20 ms, and a heartbeat every second. The stream ends when the caller's credentials do.
+	WatchTrust(*WatchTrustRequest, grpc.ServerStreamingServer[WatchTrustResponse]) error
 	mustEmbedUnimplementedTrustServiceServer()
 }
 
@@ -74,6 +100,9 @@ type UnimplementedTrustServiceServer struct{}
 
 func (UnimplementedTrustServiceServer) GetKeySet(context.Context, *GetKeySetRequest) (*GetKeySetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetKeySet not implemented")
+}
+func (UnimplementedTrustServiceServer) WatchTrust(*WatchTrustRequest, grpc.ServerStreamingServer[WatchTrustResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchTrust not implemented")
 }
 func (UnimplementedTrustServiceServer) mustEmbedUnimplementedTrustServiceServer() {}
 func (UnimplementedTrustServiceServer) testEmbeddedByValue()                      {}
@@ -114,6 +143,17 @@ func _TrustService_GetKeySet_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TrustService_WatchTrust_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTrustRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TrustServiceServer).WatchTrust(m, &grpc.GenericServerStream[WatchTrustRequest, WatchTrustResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TrustService_WatchTrustServer = grpc.ServerStreamingServer[WatchTrustResponse]
+
 // TrustService_ServiceDesc is the grpc.ServiceDesc for TrustService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -126,6 +166,12 @@ var TrustService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TrustService_GetKeySet_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchTrust",
+			Handler:       _TrustService_WatchTrust_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "authsvc/v1/trust.proto",
 }

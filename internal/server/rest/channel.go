@@ -14,7 +14,8 @@ import (
 
 // Channel calls services in this process as a gRPC server would: the same handlers, without a socket and without
 // encoding. It runs nothing around a handler, so what is registered brings its own policy, as the gRPC door's services do. It
-// is a grpc.ServiceRegistrar and a grpc.ClientConnInterface. Unary only.
+// is a grpc.ServiceRegistrar and a grpc.ClientConnInterface. Unary only: the streams of a service are for gRPC, and are left
+// out.
 //
 // Messages are handed over by shallow copy: a handler owns its request, and must make a new response for each call.
 type Channel struct {

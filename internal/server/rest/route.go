@@ -178,7 +178,7 @@ func routeOf(m protoreflect.MethodDescriptor, rule *annotations.HttpRule) (route
 	default:
 		return r, errors.New("rest: " + r.full + " has an unknown kind of HTTP rule")
 	}
-	if len(rule.GetAdditionalBindings()) > 0 || rule.GetBody() != "" && rule.GetBody() != "*" {
+	if m.IsStreamingServer() || m.IsStreamingClient() || len(rule.GetAdditionalBindings()) > 0 || rule.GetBody() != "" && rule.GetBody() != "*" {
 		return r, errors.New("rest: " + r.full + " has an HTTP rule that this door does not serve")
 	}
 	r.body = rule.GetBody() == "*"

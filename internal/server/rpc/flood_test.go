@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,10 +130,12 @@ func TestR58ACallHasATimeAlthoughItsCallerGivesItNone(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name, path string
-		lives      bool
+		after      time.Duration
+		want       codes.Code // how it has ended by then; OK: it has not
 	}{
-		{"R58 a login of which only the beginning comes", "/authsvc.v1.AuthService/Login", false},
-		{"the twin: a watch of the health", "/grpc.health.v1.Health/Watch", true},
+		{"R58 a login of which only the beginning comes", "/authsvc.v1.AuthService/Login", 2 * time.Minute, codes.DeadlineExceeded},
+		{"the twin: a watch of the health", "/grpc.health.v1.Health/Watch", 2 * time.Minute, codes.OK},
+		{"R58 a watch of the health that outlives its connection's age", "/grpc.health.v1.Health/Watch", time.Hour, codes.Canceled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -147,7 +150,7 @@ func TestR58ACallHasATimeAlthoughItsCallerGivesItNone(t *testing.T) {
 					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) })))(t)
 				ctx, stop := context.WithCancel(t.Context())
 				stream := must(conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, tt.path))(t)
-				if tt.lives {
+				if strings.HasSuffix(tt.path, "/Watch") {
 					if err := errors.Join(stream.SendMsg(&healthv1.HealthCheckRequest{}), stream.CloseSend(), stream.RecvMsg(&healthv1.HealthCheckResponse{})); err != nil {
 						t.Error(err)
 					}
@@ -156,12 +159,12 @@ func TestR58ACallHasATimeAlthoughItsCallerGivesItNone(t *testing.T) {
 				go func() { ended <- stream.RecvMsg(&healthv1.HealthCheckResponse{}) }()
 				select {
 				case err := <-ended:
-					if tt.lives || status.Code(err) != codes.DeadlineExceeded {
+					if status.Code(err) != tt.want {
 						t.Errorf("it ended: %v", err)
 					}
-				case <-time.After(2 * time.Minute):
-					if !tt.lives {
-						t.Error("after two minutes it is still held")
+				case <-time.After(tt.after):
+					if tt.want != codes.OK {
+						t.Errorf("after %v it is still held", tt.after)
 					}
 				}
 				stop()

@@ -76,6 +76,10 @@ type served struct {
 	tokens *service.Tokens
 	secret string // of the client "rs"
 	log    *buffer
+	feed   *rpc.Hub
+	tail   *revocation.Log
+	admin  *service.ClientAdmin
+	ahead  atomic.Int64 // how far the clock of the door's verifier is ahead, in nanoseconds
 	panics atomic.Int64
 }
 
@@ -100,6 +104,7 @@ func serve(t *testing.T, change func(*rpc.Options)) *served {
 	if change != nil {
 		change(&o)
 	}
+	s.feed = o.Feed
 	s.door = must(rpc.New(o))(t)
 	server := rpc.NewServer(nil)
 	s.door.Register(server)
@@ -131,7 +136,8 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 	refresh := must(session.NewRefreshKeys(issuer, []session.RefreshKey{{ID: 1, Key: bytes.Repeat([]byte{7}, 32)}}))(t)
 	minter := must(token.New(token.Options{Keys: ring, Issuer: issuer}))(t)
 	verifier := must(verify.New(verify.Options{Issuer: issuer, AnyAudience: true, Keys: ring, Revocations: list}))(t)
-	own := must(verify.New(verify.Options{Issuer: issuer, Audiences: []string{issuer}, Keys: ring, Revocations: list}))(t)
+	own := must(verify.New(verify.Options{Issuer: issuer, Audiences: []string{issuer}, Keys: ring, Revocations: list,
+		Now: func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }}))(t)
 	clients := must(service.NewClients(s.db.Clients(), issuer, time.Now))(t)
 	signIn := must(service.NewSignIn(service.SignInOptions{Issuer: issuer, Accounts: s.db.Accounts(), Clients: clients, Sessions: s.db.Sessions(),
 		Hasher: hasher, Throttle: throttle, RefreshKeys: refresh, Minter: minter, MaxSessions: 200, Events: quiet{}, Logger: log}))(t)
@@ -142,9 +148,10 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 	accounts := must(service.NewAccounts(s.db.Accounts(), s.db.Revocations(), hasher, password.NewPolicy(), throttle, tail))(t)
 	must(accounts.Create(t.Context(), service.Operator(1000), "ada", oldPassword))(t)
 	admin := must(service.NewClientAdmin(s.db.Clients(), issuer, tail))(t)
+	s.admin = admin
 	for _, c := range []client.Client{
 		{ID: "app", Kind: client.Public, Audiences: []string{api, issuer}, DefaultAudiences: []string{api, issuer}, Scopes: []string{"read"}, DefaultScopes: []string{"read"}},
-		{ID: "rs", Kind: client.Confidential, Audiences: []string{api}, DefaultAudiences: []string{api}, Scopes: []string{"authsvc.introspect", "read"}},
+		{ID: "rs", Kind: client.Confidential, Audiences: []string{api}, DefaultAudiences: []string{api}, Scopes: []string{"authsvc.introspect", "authsvc.trust", "read"}},
 	} {
 		_, secret, err := admin.Create(t.Context(), service.Operator(1000), c)
 		if err != nil {
@@ -154,7 +161,9 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 			s.secret = secret
 		}
 	}
-	return rpc.Options{SignIn: signIn, Tokens: s.tokens, Clients: clients, Sessions: sessions, Accounts: accounts, KeySet: ring.JWKS, Verifier: own,
+	s.tail = tail
+	hub := must(rpc.NewHub(rpc.HubOptions{Log: tail, KeySet: ring.JWKS}))(t)
+	return rpc.Options{SignIn: signIn, Tokens: s.tokens, Clients: clients, Sessions: sessions, Accounts: accounts, Feed: hub, KeySet: ring.JWKS, Verifier: own,
 		Fresh: tail.Fresh, Logger: log, Panics: func() { s.panics.Add(1) }, Tracer: tracenoop.NewTracerProvider(), Meter: metricnoop.NewMeterProvider()}
 }
 

@@ -38,12 +38,14 @@ type piped struct {
 	wire bool // requests come as bytes, through codec
 }
 
-// RegisterService wraps and registers. A streaming method has no pipeline yet, so it is refused at registration.
+// RegisterService wraps and registers.
 func (p piped) RegisterService(desc *grpc.ServiceDesc, impl any) {
-	if len(desc.Streams) > 0 {
-		panic("rpc: " + desc.ServiceName + " has a stream, and streams have no pipeline")
-	}
 	wrapped := *desc
+	wrapped.Streams = make([]grpc.StreamDesc, len(desc.Streams))
+	for i, s := range desc.Streams {
+		s.Handler = p.wrapStream("/"+desc.ServiceName+"/"+s.StreamName, s.Handler)
+		wrapped.Streams[i] = s
+	}
 	wrapped.Methods = make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
 		wrapped.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: p.wrap("/"+desc.ServiceName+"/"+m.MethodName, m.Handler)}
@@ -118,7 +120,8 @@ func (d *Door) answer(ctx context.Context, method string, err error) error {
 		return withRequestInfo(s, id) // guard's own answers
 	}
 	f := fault.From(err)
-	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
+	ended := f.Reason == fault.Draining || f.Reason == fault.FeedLagging // by us, as meant
+	if f.Kind == fault.Internal || f.Kind == fault.Unavailable && !ended {
 		d.o.Logger.LogAttrs(ctx, slog.LevelError, "call failed", slog.String("method", method), slog.String("reason", string(f.Reason)),
 			slog.String("request_id", id), slog.String("trace_id", traceID(ctx)), slog.Any("error", err))
 	}
@@ -142,12 +145,18 @@ func unpack(dec func(any) error) func(any) error {
 	}
 }
 
-// codec is the standard one, with the size of every request but a batch capped before it is decoded.
+// frame is a message that was marshalled already, once for all who get it.
+type frame []byte
+
+// codec is the standard one, with the size of every request but a batch capped before it is decoded, and frames as they are.
 type codec struct{}
 
 func (codec) Name() string { return proto.Name }
 
 func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	if f, ok := v.(frame); ok {
+		return mem.BufferSlice{mem.SliceBuffer(f)}, nil
+	}
 	return encoding.GetCodecV2(proto.Name).Marshal(v)
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -104,8 +106,13 @@ func (d *Door) authenticate(ctx context.Context, method string, call func(contex
 	if err := d.o.Fresh(ctx); err != nil {
 		return nil, err
 	}
+	return d.byToken(ctx, method, call)
+}
+
+// byToken asks the guard, and for a client's rule whether the client is still there.
+func (d *Door) byToken(ctx context.Context, method string, call func(context.Context) (any, error)) (any, error) {
 	return d.guard.UnaryServerInterceptor()(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
-		if r.user {
+		if d.rules[method].user {
 			return call(ctx)
 		}
 		claims, _ := guard.ClaimsFromContext(ctx)
@@ -115,6 +122,28 @@ func (d *Door) authenticate(ctx context.Context, method string, call func(contex
 		}
 		return call(context.WithValue(ctx, clientKey{}, c))
 	})
+}
+
+// rejudgeFor bounds a look at the credentials of a stream.
+const rejudgeFor = 250 * time.Millisecond
+
+// rejudge says why the caller of a client's stream may not have it any longer. It decides from memory, as old as that may
+// be: while the store is away nobody's stream ends for it, and its heartbeats tell how old their news are.
+func (d *Door) rejudge(ctx context.Context, method string) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, rejudgeFor)
+	defer cancel()
+	if isBasic(ctx) {
+		var auth service.ClientAuth
+		if auth, err = basic(ctx); err == nil {
+			_, err = d.o.Clients.Authenticate(ctx, auth)
+		}
+	} else {
+		_, err = d.byToken(ctx, method, func(context.Context) (any, error) { return struct{}{}, nil })
+	}
+	if c := StatusOf(err).Code(); c != codes.Unauthenticated && c != codes.PermissionDenied {
+		return nil
+	}
+	return err
 }
 
 func isBasic(ctx context.Context) bool {

@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
+
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -66,6 +68,7 @@ type Options struct {
 	Clients  clients
 	Sessions sessions
 	Accounts accounts
+	Feed     *Hub
 	KeySet   func() []byte                   // the JWK Set as served over HTTP
 	Verifier *verify.Verifier                // of this issuer's tokens with the issuer as audience
 	Fresh    func(ctx context.Context) error // makes sure that revocations are at most a second old, or says Unavailable
@@ -88,8 +91,8 @@ type Door struct {
 
 // New makes the door; it fails if a method of the services has no rule.
 func New(o Options) (*Door, error) {
-	if o.SignIn == nil || o.Tokens == nil || o.Clients == nil || o.Sessions == nil || o.Accounts == nil || o.KeySet == nil ||
-		o.Verifier == nil || o.Fresh == nil || o.Logger == nil || o.Panics == nil || o.Tracer == nil || o.Meter == nil {
+	if o.SignIn == nil || o.Tokens == nil || o.Clients == nil || o.Sessions == nil || o.Accounts == nil || o.Feed == nil ||
+		o.KeySet == nil || o.Verifier == nil || o.Fresh == nil || o.Logger == nil || o.Panics == nil || o.Tracer == nil || o.Meter == nil {
 		return nil, errors.New("rpc: every option is required")
 	}
 	rules, err := readRules()
@@ -130,21 +133,25 @@ const (
 	maxHeaderList   = 16 << 10
 	maxStreams      = 128
 	maxCall         = 30 * time.Second // from its headers to its answer, whatever its caller says
+	maxAge          = 30 * time.Minute // of a connection that takes new calls, and of a stream that anybody may open
 )
 
 // timed gives a call maxCall, or less where its caller gives it less. grpc-go has no bound of its own, and takes a message
 // into memory before it calls anybody: one that never comes whole would be held for as long as its connection. The streams
-// that are meant to last have the connection's age.
+// that are meant to last have maxAge, where anybody may open them; the feed has none, only its request must come in time.
 func timed(ctx context.Context, call *tap.Info) (context.Context, error) {
+	limit := maxCall
 	switch call.FullMethodName {
+	case authsvcv1.TrustService_WatchTrust_FullMethodName:
+		return endless(ctx), nil
 	case healthv1.Health_Watch_FullMethodName, reflectionv1.ServerReflection_ServerReflectionInfo_FullMethodName,
 		reflectionv1alpha.ServerReflection_ServerReflectionInfo_FullMethodName:
+		limit = maxAge
+	}
+	if end, ok := ctx.Deadline(); ok && time.Until(end) <= limit {
 		return ctx, nil
 	}
-	if end, ok := ctx.Deadline(); ok && time.Until(end) <= maxCall {
-		return ctx, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, maxCall) //nolint:gosec // grpc-go cancels the outer one when the stream ends
+	ctx, cancel := context.WithTimeout(ctx, limit) //nolint:gosec // grpc-go cancels the outer one when the stream ends
 	_ = cancel
 	return ctx, nil
 }
@@ -157,8 +164,9 @@ func NewServer(creds credentials.TransportCredentials) *grpc.Server {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.InTapHandle(timed),
 		grpc.ConnectionTimeout(10 * time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 15 * time.Minute, MaxConnectionAge: 30 * time.Minute,
-			MaxConnectionAgeGrace: 30 * time.Second, Time: time.Minute, Timeout: 20 * time.Second}),
+		// An old connection takes no new calls, and stays for its feed: every other call on it has its own end.
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 15 * time.Minute, MaxConnectionAge: maxAge,
+			MaxConnectionAgeGrace: math.MaxInt64, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.ForceServerCodecV2(codec{}),
 		// Calls run on goroutines that stay: a new one for each call would grow its stack anew each time.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -46,7 +47,16 @@ func (s *served) call(ctx context.Context, t *testing.T, name string, m protoref
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s.conn.Invoke(ctx, name, in.New().Interface(), out.New().Interface())
+	if !m.IsStreamingServer() {
+		return s.conn.Invoke(ctx, name, in.New().Interface(), out.New().Interface())
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	stream := must(s.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, name))(t)
+	if err := errors.Join(stream.SendMsg(in.New().Interface()), stream.CloseSend()); err != nil {
+		t.Fatal(err)
+	}
+	return stream.RecvMsg(out.New().Interface())
 }
 
 // Who calls in TestA01.
@@ -77,6 +87,7 @@ func allowed() map[string][callers]codes.Code {
 		sess + "RevokeAllSessions":                  {un, un, un, ok, un, no, no},
 		"/authsvc.v1.AccountService/ChangePassword": {un, un, un, bad, un, no, no},
 		"/authsvc.v1.TrustService/GetKeySet":        {ok, ok, ok, ok, ok, ok, ok},
+		"/authsvc.v1.TrustService/WatchTrust":       {un, un, ok, no, un, no, no},
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/authsvc/authsvc/internal/audit"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/internal/revocation"
 	"github.com/authsvc/authsvc/internal/session"
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
@@ -462,5 +463,23 @@ func TestCloseFinishesWhatWasAccepted(t *testing.T) {
 	page, err := open(t, sqlstore.Options{Path: path}).Revocations().Tail(t.Context(), 0)
 	if err != nil || len(page.Entries) != 10 {
 		t.Error(len(page.Entries), err)
+	}
+}
+
+func TestALogLongerThanAPageIsReadInPages(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "db")
+	db := open(t, sqlstore.Options{Path: path, OpTimeout: time.Minute})
+	const beyond = 10
+	exec(t, raw(t, path), fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+		INSERT INTO revocations (kind, id, not_before, expires_at) SELECT 'jti', 'token-' || i, 0, %d FROM n`,
+		revocation.PageSize+beyond, time.Now().Add(time.Hour).UnixMicro()))
+	page, err := db.Revocations().Tail(t.Context(), 0)
+	if err != nil || len(page.Entries) != revocation.PageSize || !page.More || page.Head != revocation.PageSize+beyond {
+		t.Fatalf("the first page has %d entries up to %d, more: %v; %v", len(page.Entries), page.Head, page.More, err)
+	}
+	page, err = db.Revocations().Tail(t.Context(), page.Entries[len(page.Entries)-1].Position)
+	if err != nil || len(page.Entries) != beyond || page.More || page.Entries[0].ID != fmt.Sprint("token-", revocation.PageSize+1) {
+		t.Fatalf("the second page has %d entries, more: %v; %v", len(page.Entries), page.More, err)
 	}
 }

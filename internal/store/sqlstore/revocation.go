@@ -24,7 +24,10 @@ func (s revocations) Tail(ctx context.Context, after int64) (revocation.Page, er
 		}, `SELECT i.epoch, COALESCE((SELECT MAX(position) FROM revocations), 0), COALESCE(r.position, 0), COALESCE(r.kind, ''),
 			COALESCE(r.id, ''), COALESCE(r.not_before, 0), COALESCE(r.expires_at, 0)
 			FROM installation i LEFT JOIN revocations r ON r.position > ? AND (r.expires_at = 0 OR r.expires_at > ?)
-			ORDER BY r.position`, after, micros(now))
+			ORDER BY r.position LIMIT ?`, after, micros(now), revocation.PageSize+1)
+		if page.More = len(entries) > revocation.PageSize; page.More {
+			entries = entries[:revocation.PageSize]
+		}
 		for _, e := range entries {
 			if e.Position != 0 { // nothing new is one row without an entry
 				page.Entries = append(page.Entries, e)

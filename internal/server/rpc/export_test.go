@@ -1,0 +1,46 @@
+package rpc
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/revocation"
+)
+
+// Step is one look of Run at the log, with a heartbeat or without.
+func (h *Hub) Step(beat bool) { h.step(beat) }
+
+// WatchWithout serves a call that has no connection: what WatchTrust does once it knows who calls.
+func (h *Hub) WatchWithout(ctx context.Context, cursor string, send func(*authsvcv1.WatchTrustResponse) error) (err error) {
+	var from revocation.Cursor
+	if cursor != "" {
+		if from, err = revocation.ParseCursor("cursor", cursor); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var client ids.Client
+	now := time.Now()
+	w, err := h.enter(client, func(cause *fault.Error) { cancel(cause) })
+	if err != nil {
+		return err
+	}
+	defer h.leave(w)
+	v := &watch{hub: h, watcher: w, received: now, judged: now, judge: func() error { return nil }, send: func(m any) error {
+		if f, marshalled := m.(frame); marshalled {
+			r := &authsvcv1.WatchTrustResponse{}
+			if err := proto.Unmarshal(f, r); err != nil {
+				return err
+			}
+			m = r
+		}
+		return send(m.(*authsvcv1.WatchTrustResponse))
+	}}
+	return v.run(ctx, from)
+}

@@ -1,0 +1,273 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/revocation"
+)
+
+// feedLog is the revocation log as the feed needs it.
+type feedLog interface {
+	View() revocation.View
+	Reach(ctx context.Context, c revocation.Cursor) error
+}
+
+// HubOptions are what NewHub needs.
+type HubOptions struct {
+	Log    feedLog       // required
+	KeySet func() []byte // required: the JWK Set, empty while there is none
+	Every  time.Duration // how long changes wait for others to share their message; 20 ms by default
+	Beat   time.Duration // between heartbeats, and between looks at a watcher's credentials; 1 s by default
+	// MaxWatchers and MaxPerClient bound who may watch at once, in all and of one client; 10,000 and 1,000 by default.
+	MaxWatchers, MaxPerClient int
+}
+
+const (
+	queued    = 64          // events that a watcher may be behind before it is cut off
+	sharedFor = time.Second // how long a whole snapshot serves those who join; what it lacks they get as a delta
+)
+
+// Why the hub ends a stream.
+var (
+	errLagging  = fault.New(fault.Unavailable, fault.FeedLagging, "the feed was not taken as fast as it came; begin anew from the last cursor")
+	errDraining = fault.New(fault.Unavailable, fault.Draining, "this server is being stopped")
+)
+
+// Hub is the trust feed: it looks at the log and the key set, and hands each change to all who watch as one message that was
+// marshalled once. A watcher that does not keep up is cut off, and costs the others nothing.
+type Hub struct {
+	o HubOptions
+
+	mu       sync.Mutex
+	at       standing // what has been handed to all who have joined
+	watchers map[*watcher]struct{}
+	joined   map[*watcher]struct{} // those that have all of at, or will before what comes through their queue
+	clients  map[ids.Client]int    // how many of them are whose
+	draining bool
+	stats    HubStats
+
+	building sync.Mutex // one whole snapshot at a time
+	whole    *whole
+}
+
+// HubStats count since NewHub, but for Watchers.
+type HubStats struct {
+	Watchers  int    // streams that are open
+	Deltas    uint64 // changes handed out, each once for all
+	Cut       uint64 // watchers cut off for not keeping up
+	Snapshots uint64 // whole snapshots marshalled
+}
+
+// standing is a place in the feed, with all that whoever stands there holds.
+type standing struct {
+	view   revocation.View
+	keySet []byte
+}
+
+func (s standing) same(other standing) bool {
+	return s.view.Cursor == other.view.Cursor && bytes.Equal(s.keySet, other.keySet)
+}
+
+// whole is a marshalled snapshot.
+type whole struct {
+	at     standing
+	built  time.Time
+	frames []frame
+}
+
+// watcher is one open stream.
+type watcher struct {
+	client ids.Client
+	end    func(cause *fault.Error) // also of a send that is blocked
+	queue  chan *event
+}
+
+// event is what the hub hands out: a change, or the sign for a heartbeat, with where all who have joined then stand.
+type event struct {
+	frames []frame
+	beat   bool
+	at     standing // of a beat
+}
+
+// NewHub makes a hub; nobody gets anything new before Run.
+func NewHub(o HubOptions) (*Hub, error) {
+	if o.Log == nil || o.KeySet == nil {
+		return nil, errors.New("rpc: HubOptions.Log and HubOptions.KeySet are required")
+	}
+	if o.Every <= 0 {
+		o.Every = 20 * time.Millisecond
+	}
+	if o.Beat <= 0 {
+		o.Beat = time.Second
+	}
+	if o.MaxWatchers <= 0 {
+		o.MaxWatchers = 10_000
+	}
+	if o.MaxPerClient <= 0 {
+		o.MaxPerClient = 1_000
+	}
+	return &Hub{o: o, watchers: map[*watcher]struct{}{}, joined: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}, nil
+}
+
+// Run hands out changes and heartbeats until ctx ends.
+func (h *Hub) Run(ctx context.Context) error {
+	tick, beat := time.NewTicker(h.o.Every), time.NewTicker(h.o.Beat)
+	defer tick.Stop()
+	defer beat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			h.step(false)
+		case <-beat.C:
+			h.step(true)
+			h.forget()
+		}
+	}
+}
+
+func (h *Hub) step(beat bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.watchers) == 0 {
+		return
+	}
+	h.advance()
+	if beat {
+		h.hand(&event{beat: true, at: h.at})
+	}
+}
+
+// advance moves to where the log and the keys are, and hands what lies between to all who have joined. Under h.mu.
+func (h *Hub) advance() {
+	next := standing{view: h.o.Log.View(), keySet: h.o.KeySet()}
+	if len(h.joined) > 0 && !h.at.same(next) {
+		e := &event{}
+		err := deltas(h.at, next, func(f frame) error { e.frames = append(e.frames, f); return nil })
+		if err != nil { // nobody may miss it
+			h.cut(fault.From(err))
+		}
+		h.hand(e)
+		h.stats.Deltas++
+	}
+	h.at = next
+}
+
+// hand puts an event into every queue that has room, and cuts the others off. Under h.mu.
+func (h *Hub) hand(e *event) {
+	for w := range h.joined {
+		select {
+		case w.queue <- e:
+		default:
+			delete(h.joined, w)
+			w.end(errLagging)
+			h.stats.Cut++
+		}
+	}
+}
+
+// cut ends all streams. Under h.mu.
+func (h *Hub) cut(cause *fault.Error) {
+	clear(h.joined)
+	for w := range h.watchers {
+		w.end(cause)
+	}
+}
+
+// Drain ends all streams and refuses new ones, so that watchers go to another replica.
+func (h *Hub) Drain() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.draining = true
+	h.cut(errDraining)
+}
+
+// Stats says how the feed goes.
+func (h *Hub) Stats() HubStats {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.stats
+	s.Watchers = len(h.watchers)
+	return s
+}
+
+// enter counts a watcher in, and leave out; nothing is handed to it before it has joined.
+func (h *Hub) enter(c ids.Client, end func(cause *fault.Error)) (*watcher, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.draining:
+		return nil, errDraining
+	case len(h.watchers) >= h.o.MaxWatchers || h.clients[c] >= h.o.MaxPerClient:
+		return nil, &fault.Error{Kind: fault.Limited, Reason: fault.Overloaded, Message: "too many watch already", RetryAfter: 5 * time.Second}
+	}
+	w := &watcher{client: c, end: end, queue: make(chan *event, queued)}
+	h.watchers[w] = struct{}{}
+	h.clients[c]++
+	return w, nil
+}
+
+func (h *Hub) leave(w *watcher) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.watchers, w)
+	delete(h.joined, w)
+	if h.clients[w.client]--; h.clients[w.client] == 0 {
+		delete(h.clients, w.client)
+	}
+}
+
+// now gives where the feed stands, after a look at the log and the keys.
+func (h *Hub) now() standing {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.advance()
+	return h.at
+}
+
+// join lets a watcher have all that comes after the standing that it gives.
+func (h *Hub) join(w *watcher) standing {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.advance()
+	if !h.draining {
+		h.joined[w] = struct{}{}
+	}
+	return h.at
+}
+
+// snapshot gives a whole snapshot, the one that others had a moment ago if there is one, and where it leads.
+func (h *Hub) snapshot(at standing) (*whole, error) {
+	h.building.Lock()
+	defer h.building.Unlock()
+	if s := h.whole; s != nil && (s.at.same(at) || s.at.view.Cursor.Epoch == at.view.Cursor.Epoch && time.Since(s.built) < sharedFor) {
+		return s, nil
+	}
+	s := &whole{at: at, built: time.Now()}
+	if err := snapshots(at, at.view.Live, func(f frame) error { s.frames = append(s.frames, f); return nil }); err != nil {
+		return nil, err
+	}
+	h.whole = s
+	h.mu.Lock()
+	h.stats.Snapshots++
+	h.mu.Unlock()
+	return s, nil
+}
+
+// forget lets go of a snapshot that is old.
+func (h *Hub) forget() {
+	if !h.building.TryLock() {
+		return // somebody makes one
+	}
+	defer h.building.Unlock()
+	if h.whole != nil && time.Since(h.whole.built) >= sharedFor {
+		h.whole = nil
+	}
+}
