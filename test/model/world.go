@@ -53,11 +53,11 @@ type seat struct {
 }
 
 func newWorld(ctx context.Context, s Subject, p Plan) *world {
-	w := &world{ctx: ctx, subject: s, db: &database{early: s.EarlyPositions, begun: time.Now()}}
-	w.db.epoch = 1
+	w := &world{ctx: ctx, subject: s, db: &database{early: s.EarlyPositions, epoch: 1}}
 	for i := range w.tokens {
-		w.tokens[i] = subject(i, w.db.begun)
+		w.tokens[i] = subject(i, time.Now())
 	}
+	w.db.tokens = w.tokens
 	for range p.Replicas {
 		store := &Store{db: w.db}
 		w.stores = append(w.stores, store)
