@@ -84,14 +84,14 @@ func (c *Clock) suspend(on bool) {
 	}
 }
 
-// Seen counts what came about in runs, so that a test can tell that they were not empty.
+// Seen counts what came about in a run.
 type Seen struct {
 	Accepts, Old, Refusals, Unready int // verdicts; Old are accepts by knowledge older than 5 s
 	Resumes, Broken                 int // calls with a cursor, messages that ended a call
 }
 
-// Add adds what came about in another run.
-func (s *Seen) Add(o Seen) {
+// add adds what came about in another run.
+func (s *Seen) add(o Seen) {
 	s.Accepts, s.Old, s.Refusals, s.Unready = s.Accepts+o.Accepts, s.Old+o.Old, s.Refusals+o.Refusals, s.Unready+o.Unready
 	s.Resumes, s.Broken = s.Resumes+o.Resumes, s.Broken+o.Broken
 }

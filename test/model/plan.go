@@ -97,14 +97,14 @@ func Draw(t *rapid.T) Plan {
 	return p
 }
 
-// tokens is how many tokens there are: two of each session, four of each account, one half older than any cut-off.
+// tokens is how many tokens there are: two of each session, four of each account and of each key, one half older than any cut-off.
 const tokens = 12
 
 func subject(i int, begun time.Time) verify.Subject {
 	of := func(kind verify.Kind, id string) verify.Target { return verify.TargetOf(Issuer, kind, id) }
 	s := verify.Subject{
 		Token: of(verify.KindToken, fmt.Sprint(i)), Session: of(verify.KindSession, fmt.Sprint(i/2)), HasSession: true,
-		Account: of(verify.KindAccount, fmt.Sprint(i/4)), Client: of(verify.KindClient, "app"), Key: of(verify.KindKey, "key-1"),
+		Account: of(verify.KindAccount, fmt.Sprint(i/4)), Client: of(verify.KindClient, "app"), Key: of(verify.KindKey, keyOf(i)),
 		All: of(verify.KindAll, ""), AuthTime: begun.Unix() - 60,
 	}
 	if i%2 == 1 {
@@ -113,6 +113,9 @@ func subject(i int, begun time.Time) verify.Subject {
 	return s
 }
 
+// keyOf says which key signed a token.
+func keyOf(i int) string { return fmt.Sprintf("key-%d", i%3+1) }
+
 // revokes says what a number revokes: mostly one token.
 func revokes(n int) (kind verify.Kind, id string) {
 	switch {
@@ -120,8 +123,10 @@ func revokes(n int) (kind verify.Kind, id string) {
 		return verify.KindToken, fmt.Sprint(n % tokens)
 	case n < 86:
 		return verify.KindSession, fmt.Sprint(n % (tokens / 2))
-	case n < 97:
+	case n < 95:
 		return verify.KindAccount, fmt.Sprint(n % (tokens / 4))
+	case n < 98:
+		return verify.KindKey, keyOf(n)
 	default:
 		return verify.KindAll, ""
 	}

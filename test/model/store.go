@@ -35,8 +35,8 @@ type Page struct {
 
 // database is the log that all replicas tail.
 type database struct {
-	early bool // positions are given when a transaction begins
-	begun time.Time
+	early  bool // positions are given when a transaction begins
+	tokens [tokens]verify.Subject
 
 	mu      sync.Mutex
 	epoch   byte
@@ -80,9 +80,9 @@ func (d *database) settle() {
 		if r.Kind == verify.KindAccount || r.Kind == verify.KindAll {
 			r.NotBefore = r.committed.Truncate(time.Second).Add(2 * time.Second)
 		}
-		for i := range tokens {
-			s := subject(i, d.begun)
-			if target := r.Revocation().Target; (target == s.Token || target == s.Session || target == s.Account || target == s.All) &&
+		target := r.Revocation().Target
+		for i := range d.tokens {
+			if s := &d.tokens[i]; (target == s.Token || target == s.Session || target == s.Account || target == s.Key || target == s.All) &&
 				(r.NotBefore.IsZero() || s.AuthTime < r.NotBefore.Unix()) {
 				r.hits |= 1 << i
 			}

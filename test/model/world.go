@@ -53,11 +53,11 @@ type seat struct {
 }
 
 func newWorld(ctx context.Context, s Subject, p Plan) *world {
-	w := &world{ctx: ctx, subject: s, db: &database{early: s.EarlyPositions, begun: time.Now()}}
-	w.db.epoch = 1
+	w := &world{ctx: ctx, subject: s, db: &database{early: s.EarlyPositions, epoch: 1}}
 	for i := range w.tokens {
-		w.tokens[i] = subject(i, w.db.begun)
+		w.tokens[i] = subject(i, time.Now())
 	}
+	w.db.tokens = w.tokens
 	for range p.Replicas {
 		store := &Store{db: w.db}
 		w.stores = append(w.stores, store)
@@ -312,8 +312,8 @@ func (l *link) set(fault string, skip int) {
 	l.fault, l.skip = fault, skip
 }
 
-// middle says whether a message is of a change that needs several and is not its last. Only that the order of a stream is kept
-// tells of the loss of one: it has no number, and what follows does not name it.
+// middle says whether a message is of a change that needs several and is not its last. Such parts have no number, so that nothing
+// but the transport, which keeps all messages and their order, tells of one that is lost or comes late: no fault befalls them here.
 func middle(m *authsvcv1.WatchTrustResponse) bool {
 	s, d := m.GetSnapshot(), m.GetDelta()
 	return s != nil && s.GetCursor() == "" && len(s.GetJwks()) == 0 || d != nil && d.GetCursor() == d.GetAfter()
@@ -324,7 +324,7 @@ func (l *link) send(ctx context.Context, m *authsvcv1.WatchTrustResponse) error 
 	fault, held := "", l.held
 	if l.held = nil; l.skip > 0 {
 		l.skip--
-	} else if l.fault != drop || !middle(m) {
+	} else if l.fault == twice || !middle(m) {
 		fault, l.fault = l.fault, ""
 	}
 	if fault == swap {

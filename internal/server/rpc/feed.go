@@ -24,6 +24,9 @@ type HubOptions struct {
 	KeySet func() []byte // required: the JWK Set, empty while there is none
 	Every  time.Duration // how long changes wait for others to share their message; 20 ms by default
 	Beat   time.Duration // between heartbeats, and between looks at a watcher's credentials; 1 s by default
+	// Start is how long a watcher may take to read what it gets at first; 2 min by default. Until then nothing is queued for it,
+	// so that nothing else would show that it does not read.
+	Start time.Duration
 	// MaxWatchers and MaxPerClient bound who may watch at once, in all and of one client; 10,000 and 1,000 by default.
 	MaxWatchers, MaxPerClient int
 }
@@ -31,6 +34,7 @@ type HubOptions struct {
 const (
 	queued    = 64          // events that a watcher may be behind before it is cut off
 	sharedFor = time.Second // how long a whole snapshot serves those who join; what it lacks they get as a delta
+	maxWholes = 8           // snapshots that are being sent; while there are as many, those who join share the newest, however old
 )
 
 // Why the hub ends a stream.
@@ -44,16 +48,21 @@ var (
 type Hub struct {
 	o HubOptions
 
+	// One at a time moves at and joins. Changes are marshalled under order alone, so that many of them hold up nobody who comes,
+	// leaves, counts or drains. It is taken before mu.
+	order sync.Mutex
+	at    standing // what has been handed to all who have joined
+
 	mu       sync.Mutex
-	at       standing // what has been handed to all who have joined
 	watchers map[*watcher]struct{}
 	joined   map[*watcher]struct{} // those that have all of at, or will before what comes through their queue
 	clients  map[ids.Client]int    // how many of them are whose
 	draining bool
 	stats    HubStats
 
-	building sync.Mutex // one whole snapshot at a time
+	building sync.Mutex // one whole snapshot at a time; guards what follows
 	whole    *whole
+	wholes   int // that are being sent
 }
 
 // HubStats count since NewHub, but for Watchers.
@@ -76,9 +85,10 @@ func (s standing) same(other standing) bool {
 
 // whole is a marshalled snapshot.
 type whole struct {
-	at     standing
-	built  time.Time
-	frames []frame
+	at      standing // without its entries
+	built   time.Time
+	frames  []frame
+	readers int // to whom it is being sent; guarded by Hub.building
 }
 
 // watcher is one open stream.
@@ -105,6 +115,9 @@ func NewHub(o HubOptions) (*Hub, error) {
 	}
 	if o.Beat <= 0 {
 		o.Beat = time.Second
+	}
+	if o.Start <= 0 {
+		o.Start = 2 * time.Minute
 	}
 	if o.MaxWatchers <= 0 {
 		o.MaxWatchers = 10_000
@@ -134,28 +147,39 @@ func (h *Hub) Run(ctx context.Context) error {
 }
 
 func (h *Hub) step(beat bool) {
+	h.order.Lock()
+	defer h.order.Unlock()
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.watchers) == 0 {
+	watched := len(h.watchers) > 0
+	h.mu.Unlock()
+	if !watched {
+		h.at = standing{} // whoever comes next looks anew; until then the log's old entries need not be kept
 		return
 	}
 	h.advance()
 	if beat {
+		h.mu.Lock()
+		defer h.mu.Unlock()
 		h.hand(&event{beat: true, at: h.at})
 	}
 }
 
-// advance moves to where the log and the keys are, and hands what lies between to all who have joined. Under h.mu.
+// advance moves to where the log and the keys are, and hands what lies between to all who have joined. Under h.order.
 func (h *Hub) advance() {
 	next := standing{view: h.o.Log.View(), keySet: h.o.KeySet()}
-	if len(h.joined) > 0 && !h.at.same(next) {
+	h.mu.Lock()
+	joined := len(h.joined) > 0 // nobody joins meanwhile
+	h.mu.Unlock()
+	if joined && !h.at.same(next) {
 		e := &event{}
 		err := deltas(h.at, next, func(f frame) error { e.frames = append(e.frames, f); return nil })
+		h.mu.Lock()
 		if err != nil { // nobody may miss it
 			h.cut(fault.From(err))
 		}
 		h.hand(e)
 		h.stats.Deltas++
+		h.mu.Unlock()
 	}
 	h.at = next
 }
@@ -226,48 +250,63 @@ func (h *Hub) leave(w *watcher) {
 
 // now gives where the feed stands, after a look at the log and the keys.
 func (h *Hub) now() standing {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.order.Lock()
+	defer h.order.Unlock()
 	h.advance()
 	return h.at
 }
 
 // join lets a watcher have all that comes after the standing that it gives.
 func (h *Hub) join(w *watcher) standing {
+	h.order.Lock()
+	defer h.order.Unlock()
+	h.advance()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.advance()
 	if !h.draining {
 		h.joined[w] = struct{}{}
 	}
 	return h.at
 }
 
-// snapshot gives a whole snapshot, the one that others had a moment ago if there is one, and where it leads.
+// snapshot gives a whole snapshot, the one that others had a moment ago if there is one, and where it leads. What it gives is to
+// be released.
 func (h *Hub) snapshot(at standing) (*whole, error) {
 	h.building.Lock()
 	defer h.building.Unlock()
-	if s := h.whole; s != nil && (s.at.same(at) || s.at.view.Cursor.Epoch == at.view.Cursor.Epoch && time.Since(s.built) < sharedFor) {
-		return s, nil
+	s := h.whole
+	if s == nil || !s.at.same(at) && (s.at.view.Cursor.Epoch != at.view.Cursor.Epoch || time.Since(s.built) >= sharedFor && h.wholes < maxWholes) {
+		s = &whole{at: at, built: time.Now()}
+		s.at.view.Live = nil
+		if err := snapshots(at, at.view.Live, func(f frame) error { s.frames = append(s.frames, f); return nil }); err != nil {
+			return nil, err
+		}
+		h.whole = s
+		h.mu.Lock()
+		h.stats.Snapshots++
+		h.mu.Unlock()
 	}
-	s := &whole{at: at, built: time.Now()}
-	if err := snapshots(at, at.view.Live, func(f frame) error { s.frames = append(s.frames, f); return nil }); err != nil {
-		return nil, err
+	if s.readers++; s.readers == 1 {
+		h.wholes++
 	}
-	h.whole = s
-	h.mu.Lock()
-	h.stats.Snapshots++
-	h.mu.Unlock()
 	return s, nil
 }
 
-// forget lets go of a snapshot that is old.
+func (h *Hub) release(s *whole) {
+	h.building.Lock()
+	defer h.building.Unlock()
+	if s.readers--; s.readers == 0 {
+		h.wholes--
+	}
+}
+
+// forget lets go of a snapshot that is old, unless it has to serve for the next.
 func (h *Hub) forget() {
 	if !h.building.TryLock() {
 		return // somebody makes one
 	}
 	defer h.building.Unlock()
-	if h.whole != nil && time.Since(h.whole.built) >= sharedFor {
+	if h.whole != nil && time.Since(h.whole.built) >= sharedFor && h.wholes < maxWholes {
 		h.whole = nil
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 
 	"net/netip"
 	"sync/atomic"
@@ -134,6 +133,7 @@ const (
 	maxStreams      = 128
 	maxCall         = 30 * time.Second // from its headers to its answer, whatever its caller says
 	maxAge          = 30 * time.Minute // of a connection that takes new calls, and of a stream that anybody may open
+	feedAge         = 2 * time.Hour    // of a connection after maxAge; a feed that lasts longer goes on by its cursor on another
 )
 
 // timed gives a call maxCall, or less where its caller gives it less. grpc-go has no bound of its own, and takes a message
@@ -164,9 +164,10 @@ func NewServer(creds credentials.TransportCredentials) *grpc.Server {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.InTapHandle(timed),
 		grpc.ConnectionTimeout(10 * time.Second),
-		// An old connection takes no new calls, and stays for its feed: every other call on it has its own end.
+		// An old connection takes no new calls, and stays for its feed, though not for good: a call that has ended stays with it
+		// until its answer has been read, if ever.
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 15 * time.Minute, MaxConnectionAge: maxAge,
-			MaxConnectionAgeGrace: math.MaxInt64, Time: time.Minute, Timeout: 20 * time.Second}),
+			MaxConnectionAgeGrace: feedAge, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.ForceServerCodecV2(codec{}),
 		// Calls run on goroutines that stay: a new one for each call would grow its stack anew each time.

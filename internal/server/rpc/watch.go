@@ -51,15 +51,7 @@ type watch struct {
 }
 
 func (v *watch) run(ctx context.Context, from revocation.Cursor) error {
-	at, err := v.begin(ctx, from)
-	if err != nil {
-		return err
-	}
-	joined := v.hub.join(v.watcher)
-	if err := deltas(at, joined, v.sendFrame); err != nil {
-		return err
-	}
-	if err := v.heartbeat(joined); err != nil {
+	if err := v.start(ctx, from); err != nil {
 		return err
 	}
 	for {
@@ -72,6 +64,20 @@ func (v *watch) run(ctx context.Context, from revocation.Cursor) error {
 			}
 		}
 	}
+}
+
+// start sends what a watcher gets at first, and joins it.
+func (v *watch) start(ctx context.Context, from revocation.Cursor) error {
+	defer time.AfterFunc(v.hub.o.Start, func() { v.watcher.end(errLagging) }).Stop()
+	at, err := v.begin(ctx, from)
+	if err != nil {
+		return err
+	}
+	joined := v.hub.join(v.watcher)
+	if err := deltas(at, joined, v.sendFrame); err != nil {
+		return err
+	}
+	return v.heartbeat(joined)
 }
 
 // begin sends the snapshot: what follows the caller's cursor, or everything. It gives where the caller then stands.
@@ -96,32 +102,47 @@ func (v *watch) begin(ctx context.Context, from revocation.Cursor) (standing, er
 	if err != nil {
 		return at, err
 	}
+	defer v.hub.release(s)
 	for _, f := range s.frames {
-		if err := v.send(f); err != nil {
+		if err := v.sendFrame(f); err != nil {
 			return at, err
 		}
 	}
 	return s.at, nil
 }
 
-func (v *watch) sendFrame(f frame) error { return v.send(f) }
+// sendFrame sends to one whose credentials are good.
+func (v *watch) sendFrame(f frame) error {
+	if time.Since(v.judged) >= v.hub.o.Beat {
+		if err := v.rejudge(); err != nil {
+			return err
+		}
+	}
+	return v.send(f)
+}
+
+func (v *watch) rejudge() error {
+	now := time.Now()
+	if err := v.judge(); err != nil {
+		return err
+	}
+	v.judged = now
+	return nil
+}
 
 func (v *watch) deliver(e *event) error {
-	if now := time.Now(); e.beat || now.Sub(v.judged) >= v.hub.o.Beat {
-		if err := v.judge(); err != nil {
-			return err
-		}
-		v.judged = now
-	}
 	for _, f := range e.frames {
-		if err := v.send(f); err != nil {
+		if err := v.sendFrame(f); err != nil {
 			return err
 		}
 	}
-	if e.beat {
-		return v.heartbeat(e.at)
+	if !e.beat {
+		return nil
 	}
-	return nil
+	if err := v.rejudge(); err != nil {
+		return err
+	}
+	return v.heartbeat(e.at)
 }
 
 // heartbeat tells the caller, who has been sent all of a standing, how old that is. Elapsed less lag is when it was known, by
