@@ -159,12 +159,13 @@ func (f *Feed) Run(ctx context.Context) error {
 	}
 }
 
-// broke notes why a stream ended. What has broken the feed's own rules is not gone on from.
+// broke notes why a stream ended. What has broken the feed's own rules is not gone on from, nor is a cursor that the server
+// cannot read.
 func (f *Feed) broke(ctx context.Context, err error) {
 	f.mu.Lock()
 	again := f.fault != nil && f.fault.Error() == err.Error()
 	f.fault = err
-	if isBroken(err) {
+	if isBroken(err) || status.Code(err) == codes.InvalidArgument {
 		f.cursor = ""
 	}
 	f.mu.Unlock()
@@ -177,7 +178,7 @@ func (f *Feed) broke(ctx context.Context, err error) {
 func (f *Feed) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	conn, err := grpc.NewClient(f.o.Target, f.dial...)
+	conn, err := grpc.NewClient("dns:///"+f.o.Target, f.dial...)
 	if err != nil {
 		return err
 	}

@@ -41,10 +41,27 @@ func (o *FeedOptions) dial() ([]grpc.DialOption, error) {
 	default:
 		transport = credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12})
 	}
-	return []grpc.DialOption{
+	dial := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(basic), grpc.WithDisableServiceConfig(),
 		grpc.WithUserAgent("authsvc-guard"), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageLimit)),
-	}, nil
+	}
+	if basic.plain && !o.Insecure {
+		dial = append(dial, grpc.WithContextDialer(dialLoopback))
+	}
+	return dial, nil
+}
+
+// dialLoopback reaches this machine alone: a name may lead elsewhere, and what goes without TLS must not.
+func dialLoopback(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	if to, ok := conn.RemoteAddr().(*net.TCPAddr); !ok || !to.IP.IsLoopback() {
+		_ = conn.Close() // nothing was said on it
+		return nil, errors.New("guard: without TLS a feed comes from a loopback address only")
+	}
+	return conn, nil
 }
 
 func loopback(host string) bool {
