@@ -40,10 +40,7 @@ func TestTheOAuth2LibraryOfGoGetsAServiceToken(t *testing.T) {
 func TestATokenVerifiesInNodeWithJose(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("node/node_modules/jose"); err != nil {
-		if os.Getenv("AUTHSVC_TEST_REQUIRE") != "" {
-			t.Fatal("jose is not installed: run `make test`")
-		}
-		t.Skip("jose is not installed: run `npm ci` in test/live/node")
+		lacking(t, "jose is not installed (make test installs it): %v", err)
 	}
 	s := start(t, t.TempDir())
 	in := s.login(t)

@@ -42,6 +42,15 @@ func TestMain(m *testing.M) {
 	}())
 }
 
+// lacking ends a test for want of something that this machine has not: it is skipped, except where everything is required.
+func lacking(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("AUTHSVC_TEST_REQUIRE") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 // dev is what dev.json says.
 type dev struct {
 	HTTP                string `json:"http"`

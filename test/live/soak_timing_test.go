@@ -1,3 +1,5 @@
+//go:build soak
+
 package live
 
 import (
@@ -8,8 +10,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/authsvc/authsvc/test/soak"
 )
 
 // TestL01R49TimesOfRefusalsCannotBeToldApart measures a thousand refusals of each kind at the real door, interleaved in
@@ -20,9 +20,6 @@ import (
 // a random one of an unknown name: 1/2 where nothing can be told. It depends on ranks alone, so that one long pause
 // weighs no more than any other, and the order makes a slow minute slow for all kinds alike.
 func TestL01R49TimesOfRefusalsCannotBeToldApart(t *testing.T) {
-	if !soak.On() {
-		t.Skip("reads the clock: a soak runs it, alone")
-	}
 	const rounds, perNetwork = 1000, 15
 	dir := t.TempDir()
 	s := start(t, dir)
