@@ -122,7 +122,11 @@ func (d *Door) answer(ctx context.Context, method string, err error) error {
 	f := fault.From(err)
 	ended := f.Reason == fault.Draining || f.Reason == fault.FeedLagging // by us, as meant
 	if f.Kind == fault.Internal || f.Kind == fault.Unavailable && !ended {
-		d.o.Logger.LogAttrs(ctx, slog.LevelError, "call failed", slog.String("method", method), slog.String("reason", string(f.Reason)),
+		level := slog.LevelError
+		if f.Reason == fault.RefreshKeyUnknown { // a stranger can write such a token, and is not to ring an alarm
+			level = slog.LevelWarn
+		}
+		d.o.Logger.LogAttrs(ctx, level, "call failed", slog.String("method", method), slog.String("reason", string(f.Reason)),
 			slog.String("request_id", id), slog.String("trace_id", traceID(ctx)), slog.Any("error", err))
 	}
 	return withRequestInfo(toStatus(f), id)

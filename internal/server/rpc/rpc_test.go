@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -331,4 +332,27 @@ func everyCall(ctx context.Context, s *served, in *authsvcv1.LoginResponse) []er
 	note(sess.RevokeAllSessions(ctx, &authsvcv1.RevokeAllSessionsRequest{}))
 	note(auth.Revoke(ctx, &authsvcv1.RevokeRequest{Token: in.GetRefreshToken()}))
 	return errs
+}
+
+func TestATokenThatAStrangerMadeUpRingsNoAlarm(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	auth := authsvcv1.NewAuthServiceClient(s.conn)
+	madeUp := "rt1." + base64.RawURLEncoding.EncodeToString(append([]byte{200}, make([]byte, 52)...)) // of a key that nobody has
+	if _, err := auth.Refresh(t.Context(), &authsvcv1.RefreshRequest{RefreshToken: madeUp, ClientId: "app"}); status.Code(err) != codes.Unavailable {
+		t.Fatal(err)
+	}
+	if got := s.log.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "REFRESH_KEY_UNKNOWN") || strings.Contains(got, "level=ERROR") {
+		t.Errorf("the log says %s", got)
+	}
+	// The twin: a failure of our own is an error.
+	if err := s.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := auth.Login(t.Context(), &authsvcv1.LoginRequest{Username: "ada", Password: oldPassword, ClientId: "app"}); err == nil {
+		t.Fatal("a login without a store")
+	}
+	if got := s.log.String(); !strings.Contains(got, "level=ERROR") {
+		t.Errorf("the log says %s", got)
+	}
 }
