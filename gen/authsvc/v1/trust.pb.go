@@ -269,7 +269,9 @@ type TrustSnapshot struct {
 	// revocations are live entries, in no order.
 	Revocations []*Revocation `protobuf:"bytes,2,rep,name=revocations,proto3" json:"revocations,omitempty"`
 	// cursor stands in the last part only: the place in the log that the caller has then reached.
-	Cursor        string `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Cursor string `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// part counts the parts of the snapshot from 0, so that a lost one is noticed.
+	Part          uint32 `protobuf:"varint,4,opt,name=part,proto3" json:"part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +327,13 @@ func (x *TrustSnapshot) GetCursor() string {
 	return ""
 }
 
+func (x *TrustSnapshot) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
 // TrustDelta follows a snapshot or another delta.
 type TrustDelta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -335,7 +344,14 @@ type TrustDelta struct {
 	// jwks is the whole JWK Set, where it has changed.
 	Jwks []byte `protobuf:"bytes,3,opt,name=jwks,proto3" json:"jwks,omitempty"`
 	// revocations are new entries.
-	Revocations   []*Revocation `protobuf:"bytes,4,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	Revocations []*Revocation `protobuf:"bytes,4,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// part counts the parts of one change from 0. Most changes have one.
+	Part uint32 `protobuf:"varint,5,opt,name=part,proto3" json:"part,omitempty"`
+	// more says that this change has a further part; until its last, cursor stays where it is.
+	More bool `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	// commit_time is when the oldest of the revocations that expire was committed, by the database's clock; absent where
+	// there is none.
+	CommitTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=commit_time,json=commitTime,proto3" json:"commit_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -394,6 +410,27 @@ func (x *TrustDelta) GetJwks() []byte {
 func (x *TrustDelta) GetRevocations() []*Revocation {
 	if x != nil {
 		return x.Revocations
+	}
+	return nil
+}
+
+func (x *TrustDelta) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *TrustDelta) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *TrustDelta) GetCommitTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CommitTime
 	}
 	return nil
 }
@@ -551,17 +588,22 @@ const file_authsvc_v1_trust_proto_rawDesc = "" +
 	"\bsnapshot\x18\x01 \x01(\v2\x19.authsvc.v1.TrustSnapshotH\x00R\bsnapshot\x12.\n" +
 	"\x05delta\x18\x02 \x01(\v2\x16.authsvc.v1.TrustDeltaH\x00R\x05delta\x12:\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x1a.authsvc.v1.TrustHeartbeatH\x00R\theartbeatB\a\n" +
-	"\x05event\"u\n" +
+	"\x05event\"\x89\x01\n" +
 	"\rTrustSnapshot\x12\x12\n" +
 	"\x04jwks\x18\x01 \x01(\fR\x04jwks\x128\n" +
 	"\vrevocations\x18\x02 \x03(\v2\x16.authsvc.v1.RevocationR\vrevocations\x12\x16\n" +
-	"\x06cursor\x18\x03 \x01(\tR\x06cursor\"\x88\x01\n" +
+	"\x06cursor\x18\x03 \x01(\tR\x06cursor\x12\x12\n" +
+	"\x04part\x18\x04 \x01(\rR\x04part\"\xed\x01\n" +
 	"\n" +
 	"TrustDelta\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\tR\x05after\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x12\x12\n" +
 	"\x04jwks\x18\x03 \x01(\fR\x04jwks\x128\n" +
-	"\vrevocations\x18\x04 \x03(\v2\x16.authsvc.v1.RevocationR\vrevocations\"\xc7\x01\n" +
+	"\vrevocations\x18\x04 \x03(\v2\x16.authsvc.v1.RevocationR\vrevocations\x12\x12\n" +
+	"\x04part\x18\x05 \x01(\rR\x04part\x12\x12\n" +
+	"\x04more\x18\x06 \x01(\bR\x04more\x12;\n" +
+	"\vcommit_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"commitTime\"\xc7\x01\n" +
 	"\x0eTrustHeartbeat\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\tR\x06cursor\x123\n" +
 	"\aelapsed\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12+\n" +
@@ -608,8 +650,8 @@ var file_authsvc_v1_trust_proto_goTypes = []any{
 	(*TrustDelta)(nil),            // 5: authsvc.v1.TrustDelta
 	(*TrustHeartbeat)(nil),        // 6: authsvc.v1.TrustHeartbeat
 	(*Revocation)(nil),            // 7: authsvc.v1.Revocation
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
 }
 var file_authsvc_v1_trust_proto_depIdxs = []int32{
 	4,  // 0: authsvc.v1.WatchTrustResponse.snapshot:type_name -> authsvc.v1.TrustSnapshot
@@ -617,18 +659,19 @@ var file_authsvc_v1_trust_proto_depIdxs = []int32{
 	6,  // 2: authsvc.v1.WatchTrustResponse.heartbeat:type_name -> authsvc.v1.TrustHeartbeat
 	7,  // 3: authsvc.v1.TrustSnapshot.revocations:type_name -> authsvc.v1.Revocation
 	7,  // 4: authsvc.v1.TrustDelta.revocations:type_name -> authsvc.v1.Revocation
-	8,  // 5: authsvc.v1.TrustHeartbeat.elapsed:type_name -> google.protobuf.Duration
-	8,  // 6: authsvc.v1.TrustHeartbeat.lag:type_name -> google.protobuf.Duration
-	9,  // 7: authsvc.v1.TrustHeartbeat.server_time:type_name -> google.protobuf.Timestamp
-	0,  // 8: authsvc.v1.TrustService.GetKeySet:input_type -> authsvc.v1.GetKeySetRequest
-	2,  // 9: authsvc.v1.TrustService.WatchTrust:input_type -> authsvc.v1.WatchTrustRequest
-	1,  // 10: authsvc.v1.TrustService.GetKeySet:output_type -> authsvc.v1.GetKeySetResponse
-	3,  // 11: authsvc.v1.TrustService.WatchTrust:output_type -> authsvc.v1.WatchTrustResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	8,  // 5: authsvc.v1.TrustDelta.commit_time:type_name -> google.protobuf.Timestamp
+	9,  // 6: authsvc.v1.TrustHeartbeat.elapsed:type_name -> google.protobuf.Duration
+	9,  // 7: authsvc.v1.TrustHeartbeat.lag:type_name -> google.protobuf.Duration
+	8,  // 8: authsvc.v1.TrustHeartbeat.server_time:type_name -> google.protobuf.Timestamp
+	0,  // 9: authsvc.v1.TrustService.GetKeySet:input_type -> authsvc.v1.GetKeySetRequest
+	2,  // 10: authsvc.v1.TrustService.WatchTrust:input_type -> authsvc.v1.WatchTrustRequest
+	1,  // 11: authsvc.v1.TrustService.GetKeySet:output_type -> authsvc.v1.GetKeySetResponse
+	3,  // 12: authsvc.v1.TrustService.WatchTrust:output_type -> authsvc.v1.WatchTrustResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_authsvc_v1_trust_proto_init() }

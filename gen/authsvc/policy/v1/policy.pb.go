@@ -35,7 +35,14 @@ type Rule struct {
 	//	*Rule_Holder
 	//	*Rule_User
 	//	*Rule_Client
-	Who           isRule_Who `protobuf_oneof:"who"`
+	//	*Rule_Authenticated
+	//	*Rule_Operator
+	Who isRule_Who `protobuf_oneof:"who"`
+	// sensitive makes 2 s, not 60 s, the greatest age of a verifier's knowledge at which a call goes on.
+	Sensitive bool `protobuf:"varint,7,opt,name=sensitive,proto3" json:"sensitive,omitempty"`
+	// honour_exp lets calls go on by knowledge of any age until the token expires: while authsvc is away, a token that was
+	// revoked since is let through. It excludes sensitive.
+	HonourExp     bool `protobuf:"varint,8,opt,name=honour_exp,json=honourExp,proto3" json:"honour_exp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -113,6 +120,38 @@ func (x *Rule) GetClient() *ClientRule {
 	return nil
 }
 
+func (x *Rule) GetAuthenticated() *AuthenticatedRule {
+	if x != nil {
+		if x, ok := x.Who.(*Rule_Authenticated); ok {
+			return x.Authenticated
+		}
+	}
+	return nil
+}
+
+func (x *Rule) GetOperator() *OperatorRule {
+	if x != nil {
+		if x, ok := x.Who.(*Rule_Operator); ok {
+			return x.Operator
+		}
+	}
+	return nil
+}
+
+func (x *Rule) GetSensitive() bool {
+	if x != nil {
+		return x.Sensitive
+	}
+	return false
+}
+
+func (x *Rule) GetHonourExp() bool {
+	if x != nil {
+		return x.HonourExp
+	}
+	return false
+}
+
 type isRule_Who interface {
 	isRule_Who()
 }
@@ -137,6 +176,16 @@ type Rule_Client struct {
 	Client *ClientRule `protobuf:"bytes,4,opt,name=client,proto3,oneof"`
 }
 
+type Rule_Authenticated struct {
+	// authenticated lets whoever has a valid access token call, a person or a service.
+	Authenticated *AuthenticatedRule `protobuf:"bytes,5,opt,name=authenticated,proto3,oneof"`
+}
+
+type Rule_Operator struct {
+	// operator lets whoever the admin listener lets in call.
+	Operator *OperatorRule `protobuf:"bytes,6,opt,name=operator,proto3,oneof"`
+}
+
 func (*Rule_Public) isRule_Who() {}
 
 func (*Rule_Holder) isRule_Who() {}
@@ -144,6 +193,10 @@ func (*Rule_Holder) isRule_Who() {}
 func (*Rule_User) isRule_Who() {}
 
 func (*Rule_Client) isRule_Who() {}
+
+func (*Rule_Authenticated) isRule_Who() {}
+
+func (*Rule_Operator) isRule_Who() {}
 
 // PublicRule lets anybody call; credentials that come along are not looked at.
 type PublicRule struct {
@@ -320,6 +373,89 @@ func (x *ClientRule) GetScope() string {
 	return ""
 }
 
+// AuthenticatedRule lets whoever has a valid access token call.
+type AuthenticatedRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// scopes are those that the token must have, all of them.
+	Scopes        []string `protobuf:"bytes,1,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthenticatedRule) Reset() {
+	*x = AuthenticatedRule{}
+	mi := &file_authsvc_policy_v1_policy_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthenticatedRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthenticatedRule) ProtoMessage() {}
+
+func (x *AuthenticatedRule) ProtoReflect() protoreflect.Message {
+	mi := &file_authsvc_policy_v1_policy_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthenticatedRule.ProtoReflect.Descriptor instead.
+func (*AuthenticatedRule) Descriptor() ([]byte, []int) {
+	return file_authsvc_policy_v1_policy_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AuthenticatedRule) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+// OperatorRule lets whoever the admin listener lets in call.
+type OperatorRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorRule) Reset() {
+	*x = OperatorRule{}
+	mi := &file_authsvc_policy_v1_policy_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorRule) ProtoMessage() {}
+
+func (x *OperatorRule) ProtoReflect() protoreflect.Message {
+	mi := &file_authsvc_policy_v1_policy_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorRule.ProtoReflect.Descriptor instead.
+func (*OperatorRule) Descriptor() ([]byte, []int) {
+	return file_authsvc_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+}
+
 var file_authsvc_policy_v1_policy_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -343,12 +479,17 @@ var File_authsvc_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_authsvc_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1eauthsvc/policy/v1/policy.proto\x12\x11authsvc.policy.v1\x1a google/protobuf/descriptor.proto\"\xeb\x01\n" +
+	"\x1eauthsvc/policy/v1/policy.proto\x12\x11authsvc.policy.v1\x1a google/protobuf/descriptor.proto\"\xb5\x03\n" +
 	"\x04Rule\x127\n" +
 	"\x06public\x18\x01 \x01(\v2\x1d.authsvc.policy.v1.PublicRuleH\x00R\x06public\x127\n" +
 	"\x06holder\x18\x02 \x01(\v2\x1d.authsvc.policy.v1.HolderRuleH\x00R\x06holder\x121\n" +
 	"\x04user\x18\x03 \x01(\v2\x1b.authsvc.policy.v1.UserRuleH\x00R\x04user\x127\n" +
-	"\x06client\x18\x04 \x01(\v2\x1d.authsvc.policy.v1.ClientRuleH\x00R\x06clientB\x05\n" +
+	"\x06client\x18\x04 \x01(\v2\x1d.authsvc.policy.v1.ClientRuleH\x00R\x06client\x12L\n" +
+	"\rauthenticated\x18\x05 \x01(\v2$.authsvc.policy.v1.AuthenticatedRuleH\x00R\rauthenticated\x12=\n" +
+	"\boperator\x18\x06 \x01(\v2\x1f.authsvc.policy.v1.OperatorRuleH\x00R\boperator\x12\x1c\n" +
+	"\tsensitive\x18\a \x01(\bR\tsensitive\x12\x1d\n" +
+	"\n" +
+	"honour_exp\x18\b \x01(\bR\thonourExpB\x05\n" +
 	"\x03who\"\f\n" +
 	"\n" +
 	"PublicRule\"\f\n" +
@@ -359,7 +500,10 @@ const file_authsvc_policy_v1_policy_proto_rawDesc = "" +
 	"\x03own\x18\x02 \x01(\bR\x03own\"\"\n" +
 	"\n" +
 	"ClientRule\x12\x14\n" +
-	"\x05scope\x18\x01 \x01(\tR\x05scope:M\n" +
+	"\x05scope\x18\x01 \x01(\tR\x05scope\"+\n" +
+	"\x11AuthenticatedRule\x12\x16\n" +
+	"\x06scopes\x18\x01 \x03(\tR\x06scopes\"\x0e\n" +
+	"\fOperatorRule:M\n" +
 	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\x8d\x8c\x03 \x01(\v2\x17.authsvc.policy.v1.RuleR\x04ruleB\xc5\x01\n" +
 	"\x15com.authsvc.policy.v1B\vPolicyProtoP\x01Z9github.com/authsvc/authsvc/gen/authsvc/policy/v1;policyv1\xa2\x02\x03APX\xaa\x02\x11Authsvc.Policy.V1\xca\x02\x11Authsvc\\Policy\\V1\xe2\x02\x1dAuthsvc\\Policy\\V1\\GPBMetadata\xea\x02\x13Authsvc::Policy::V1b\x06proto3"
 
@@ -375,27 +519,31 @@ func file_authsvc_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_authsvc_policy_v1_policy_proto_rawDescData
 }
 
-var file_authsvc_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_authsvc_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_authsvc_policy_v1_policy_proto_goTypes = []any{
 	(*Rule)(nil),                       // 0: authsvc.policy.v1.Rule
 	(*PublicRule)(nil),                 // 1: authsvc.policy.v1.PublicRule
 	(*HolderRule)(nil),                 // 2: authsvc.policy.v1.HolderRule
 	(*UserRule)(nil),                   // 3: authsvc.policy.v1.UserRule
 	(*ClientRule)(nil),                 // 4: authsvc.policy.v1.ClientRule
-	(*descriptorpb.MethodOptions)(nil), // 5: google.protobuf.MethodOptions
+	(*AuthenticatedRule)(nil),          // 5: authsvc.policy.v1.AuthenticatedRule
+	(*OperatorRule)(nil),               // 6: authsvc.policy.v1.OperatorRule
+	(*descriptorpb.MethodOptions)(nil), // 7: google.protobuf.MethodOptions
 }
 var file_authsvc_policy_v1_policy_proto_depIdxs = []int32{
 	1, // 0: authsvc.policy.v1.Rule.public:type_name -> authsvc.policy.v1.PublicRule
 	2, // 1: authsvc.policy.v1.Rule.holder:type_name -> authsvc.policy.v1.HolderRule
 	3, // 2: authsvc.policy.v1.Rule.user:type_name -> authsvc.policy.v1.UserRule
 	4, // 3: authsvc.policy.v1.Rule.client:type_name -> authsvc.policy.v1.ClientRule
-	5, // 4: authsvc.policy.v1.rule:extendee -> google.protobuf.MethodOptions
-	0, // 5: authsvc.policy.v1.rule:type_name -> authsvc.policy.v1.Rule
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	5, // [5:6] is the sub-list for extension type_name
-	4, // [4:5] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 4: authsvc.policy.v1.Rule.authenticated:type_name -> authsvc.policy.v1.AuthenticatedRule
+	6, // 5: authsvc.policy.v1.Rule.operator:type_name -> authsvc.policy.v1.OperatorRule
+	7, // 6: authsvc.policy.v1.rule:extendee -> google.protobuf.MethodOptions
+	0, // 7: authsvc.policy.v1.rule:type_name -> authsvc.policy.v1.Rule
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	7, // [7:8] is the sub-list for extension type_name
+	6, // [6:7] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_authsvc_policy_v1_policy_proto_init() }
@@ -408,6 +556,8 @@ func file_authsvc_policy_v1_policy_proto_init() {
 		(*Rule_Holder)(nil),
 		(*Rule_User)(nil),
 		(*Rule_Client)(nil),
+		(*Rule_Authenticated)(nil),
+		(*Rule_Operator)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -415,7 +565,7 @@ func file_authsvc_policy_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_authsvc_policy_v1_policy_proto_rawDesc), len(file_authsvc_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 1,
 			NumServices:   0,
 		},
