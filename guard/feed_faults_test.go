@@ -38,6 +38,11 @@ func TestWhatBreaksAFeed(t *testing.T) {
 		"P04 two in the wrong order":  {[]event{change("c2", "c3", nil, dead), change("c1", "c2", nil)}, []event{change("c1", "c2", nil), change("c2", "c3", nil, dead)}},
 		"a change of another epoch":   {[]event{change("z1", "z2", nil, dead)}, []event{change("c1", "z2", nil, dead)}},
 		"a change without a cursor":   {[]event{change("c1", "", nil, dead)}, []event{change("c1", "c2", nil, dead)}},
+		"a first part that is lost":   {[]event{portion(1, false, change("c1", "c2", nil, dead))}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil, dead))}},
+		"a middle part that is lost":  {[]event{portion(0, true, change("c1", "c1", nil)), portion(2, false, change("c1", "c2", nil, dead))}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, true, change("c1", "c1", nil, dead)), portion(2, false, change("c1", "c2", nil))}},
+		"a last part that is lost":    {[]event{portion(0, true, change("c1", "c1", nil)), change("c1", "c2", nil, dead)}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil)), change("c2", "c3", nil, dead)}},
+		"a heartbeat within a change": {[]event{portion(0, true, change("c1", "c1", nil)), beat("c1", 0, 0)}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil, dead)), beat("c2", 0, 0)}},
+		"a cursor before the end":     {[]event{portion(0, true, change("c1", "c2", nil, dead))}, []event{change("c1", "c2", nil, dead)}},
 		"an event that is not known":  {[]event{{}}, []event{change("c1", "c2", nil, dead)}},
 		"a target of 15 bytes":        {[]event{change("c1", "c2", nil, dead, short)}, []event{change("c1", "c2", nil, dead, entry(verify.KindToken, "x"))}},
 		"a target of 17 bytes":        {[]event{change("c1", "c2", nil, dead, long)}, []event{change("c1", "c2", nil, dead)}},
@@ -111,10 +116,12 @@ func TestR32WhatIsNoWholeSnapshot(t *testing.T) {
 		"a change without a snapshot":         {[]event{change("", "c1", keys), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
 		"a snapshot without keys":             {[]event{part(nil, "c1"), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
 		"a snapshot with keys that are none":  {[]event{part([]byte("{}"), "c1"), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
-		"keys in the second part":             {[]event{part(keys, ""), part(keys, "c1"), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
-		"a bad entry in the last part":        {[]event{part(keys, ""), part(nil, "c1", &authsvcv1.Revocation{}), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
+		"keys in the second part":             {[]event{part(keys, ""), nth(1, part(keys, "c1")), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
+		"a bad entry in the last part":        {[]event{part(keys, ""), nth(1, part(nil, "c1", &authsvcv1.Revocation{})), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
 		"the twin: a snapshot in one part":    {[]event{part(keys, "c1"), beat("c1", 0, 0)}, 1, nil},
-		"the twin: a snapshot in three parts": {[]event{part(keys, ""), part(nil, ""), part(nil, "c1"), beat("c1", 0, 0)}, 1, nil},
+		"a lost part":                         {[]event{part(keys, ""), nth(2, part(nil, "c1")), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
+		"a part that came twice":              {[]event{part(keys, ""), nth(1, part(nil, "")), nth(1, part(nil, "c1")), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
+		"the twin: a snapshot in three parts": {[]event{part(keys, ""), nth(1, part(nil, "")), nth(2, part(nil, "c1")), beat("c1", 0, 0)}, 1, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,7 +158,7 @@ func TestASnapshotThatNeverEndsIsGivenUp(t *testing.T) {
 		}
 		jwks := keySet("key-1")
 		for i := 0; ; i++ {
-			if err := s.Send(part(jwks, "", entry(verify.KindToken, fmt.Sprint(i)))); err != nil {
+			if err := s.Send(nth(uint32(i), part(jwks, "", entry(verify.KindToken, fmt.Sprint(i))))); err != nil {
 				return err
 			}
 			jwks = nil
@@ -186,7 +193,7 @@ func TestASnapshotOfManyParts(t *testing.T) {
 			if p == parts-1 {
 				cursor = "c1"
 			}
-			if err := s.Send(part(jwks, cursor, entries...)); err != nil {
+			if err := s.Send(nth(uint32(p), part(jwks, cursor, entries...))); err != nil {
 				return err
 			}
 		}

@@ -28,6 +28,7 @@ type stream struct {
 	sent   time.Duration // when the call was sent, by the feed's clock
 	cursor string        // newest applied; before the snapshot is whole, what was asked for
 	whole  bool          // the snapshot has been applied
+	part   uint32        // of a change, that comes next
 	late   int           // heartbeats in a row that were late
 
 	// The parts of a snapshot that is not whole yet.
@@ -54,6 +55,9 @@ func (s *stream) take(m *authsvcv1.WatchTrustResponse) error {
 func (s *stream) snapshot(m *authsvcv1.TrustSnapshot) error {
 	if s.whole {
 		return broken("a snapshot after the snapshot")
+	}
+	if m.GetPart() != uint32(s.parts) {
+		return broken("a part of the snapshot is missing")
 	}
 	if s.parts++; (s.parts == 1) != (len(m.GetJwks()) > 0) {
 		return broken("the key set is not in the first part of the snapshot")
@@ -86,6 +90,10 @@ func (s *stream) delta(m *authsvcv1.TrustDelta) error {
 		return broken("a change that does not follow the last")
 	case m.GetCursor() == "":
 		return broken("a change without a cursor")
+	case m.GetPart() != s.part:
+		return broken("a part of a change is missing")
+	case m.GetMore() && m.GetCursor() != m.GetAfter():
+		return broken("a cursor before the end of its change")
 	}
 	revocations, err := appendRevocations(nil, m.GetRevocations())
 	if err != nil {
@@ -97,6 +105,9 @@ func (s *stream) delta(m *authsvcv1.TrustDelta) error {
 		}
 	}
 	s.apply(revocations, m.GetCursor())
+	if s.part = 0; m.GetMore() {
+		s.part = m.GetPart() + 1
+	}
 	return nil
 }
 
@@ -106,7 +117,7 @@ func (s *stream) heartbeat(m *authsvcv1.TrustHeartbeat) error {
 	switch {
 	case !s.whole:
 		return nil
-	case m.GetCursor() != s.cursor:
+	case m.GetCursor() != s.cursor || s.part > 0:
 		return broken("a heartbeat of another place")
 	case elapsed.CheckValid() != nil || lag.CheckValid() != nil || elapsed.AsDuration() < 0 || lag.AsDuration() < 0:
 		return broken("a heartbeat without its times")

@@ -52,9 +52,21 @@ func part(jwks []byte, cursor string, entries ...*authsvcv1.Revocation) event {
 		Snapshot: &authsvcv1.TrustSnapshot{Jwks: jwks, Cursor: cursor, Revocations: entries}}}
 }
 
+// nth gives a part of a snapshot its number.
+func nth(n uint32, e event) event {
+	e.GetSnapshot().Part = n
+	return e
+}
+
 func change(after, cursor string, jwks []byte, entries ...*authsvcv1.Revocation) event {
 	return &authsvcv1.WatchTrustResponse{Event: &authsvcv1.WatchTrustResponse_Delta{
 		Delta: &authsvcv1.TrustDelta{After: after, Cursor: cursor, Jwks: jwks, Revocations: entries}}}
+}
+
+// portion makes a change one part of a larger one.
+func portion(part uint32, more bool, e event) event {
+	e.GetDelta().Part, e.GetDelta().More = part, more
+	return e
 }
 
 func beat(cursor string, elapsed, lag time.Duration) event {
@@ -199,7 +211,8 @@ func (w *world) want(t *testing.T, when string, change map[string]any, want erro
 func TestFeedFollowsTheServer(t *testing.T) {
 	t.Parallel()
 	within(t, func(p *peer, _ int, s watch) error {
-		if err := say(s, part(keySet("key-1"), "", entry(verify.KindToken, "dead")), part(nil, "c1"), beat("c1", 0, 0)); err != nil {
+		time.Sleep(time.Second) // there is a time before
+		if err := say(s, part(keySet("key-1"), "", entry(verify.KindToken, "dead")), nth(1, part(nil, "c1")), beat("c1", 0, 0)); err != nil {
 			return err
 		}
 		for e := range p.more {

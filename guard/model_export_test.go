@@ -35,6 +35,16 @@ func (d *Driven) Sent() time.Duration { return d.now() - d.stream.sent }
 // Stands is the newest cursor that the stream has applied.
 func (d *Driven) Stands() string { return d.stream.cursor }
 
+// Part is the part of a change that the stream waits for.
+func (d *Driven) Part() uint32 { return d.stream.part }
+
+// Merge puts entries into the list, beside the stream.
+func (d *Driven) Merge(entries []*authsvcv1.Revocation) error {
+	revocations, err := appendRevocations(nil, entries)
+	d.list.Apply(revocations...)
+	return err
+}
+
 // SentNow moves the beginning of the call to this moment.
 func (d *Driven) SentNow() { d.stream.sent = d.now() }
 

@@ -29,8 +29,7 @@ func (h *hasty) Begin() string {
 
 func (h *hasty) Take(m *authsvcv1.WatchTrustResponse) error {
 	if h.waiting != nil {
-		stands := h.Stands()
-		if err := h.Driven.Take(change(stands, stands, nil, h.waiting...)); err != nil {
+		if err := h.Merge(h.waiting); err != nil {
 			return err
 		}
 		h.waiting = nil
@@ -72,7 +71,10 @@ func variants(t *testing.T) map[string]model.Subject {
 		}),
 		"a verifier that ignores a gap": reading(func(d *guard.Driven, m *authsvcv1.WatchTrustResponse) {
 			if c := m.GetDelta(); c != nil {
-				c.After = d.Stands()
+				c.After, c.Part = d.Stands(), d.Part()
+				if c.GetMore() {
+					c.Cursor = c.After
+				}
 			} else if h := m.GetHeartbeat(); h != nil {
 				h.Cursor = d.Stands()
 			}

@@ -17,6 +17,7 @@ type Live struct {
 	Target     verify.Target
 	NotBefore  int64 // a cut-off in Unix seconds; 0 for all tokens
 	ExpireTime int64 // in Unix seconds, rounded up; 0 for never
+	CommitTime int64 // in Unix microseconds, by the store's clock; 0 for an entry that never expires
 }
 
 // Cursor is a place in one history of the log. The zero Cursor is before every history.

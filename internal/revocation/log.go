@@ -190,7 +190,11 @@ func (l *Log) page(ctx context.Context) (more bool, err error) {
 	for _, e := range p.Entries {
 		r := verify.NewRevocation(l.o.Issuer, verify.Kind(e.Kind), e.ID, e.NotBefore, e.ExpiresAt)
 		revocations = append(revocations, r)
-		live = append(live, Live{Row: e.Position, Target: r.Target, NotBefore: r.NotBefore, ExpireTime: unixCeil(r.ExpiresAt)})
+		entry := Live{Row: e.Position, Target: r.Target, NotBefore: r.NotBefore, ExpireTime: unixCeil(r.ExpiresAt)}
+		if !e.ExpiresAt.IsZero() {
+			entry.CommitTime = e.ExpiresAt.Add(-journal.RevocationTTL).UnixMicro()
+		}
+		live = append(live, entry)
 		if e.Kind == journal.KindKey {
 			kids = append(kids, e.ID)
 		}

@@ -152,9 +152,9 @@ func (r *replica) Watch(ctx context.Context, cursor string, send func(*authsvcv1
 	if at.known.IsZero() {
 		return errors.New("the log was not read yet")
 	}
-	all := parts(at.after(epoch, row, r.flaws), func(rows []Row, first, last bool) *authsvcv1.WatchTrustResponse {
-		m := &authsvcv1.TrustSnapshot{Revocations: wire(rows)}
-		if first {
+	all := parts(at.after(epoch, row, r.flaws), func(rows []Row, part uint32, last bool) *authsvcv1.WatchTrustResponse {
+		m := &authsvcv1.TrustSnapshot{Revocations: wire(rows), Part: part}
+		if part == 0 {
 			m.Jwks = r.keySet
 		}
 		if last {
@@ -220,8 +220,8 @@ func (r *replica) deltas(from, to *standing) []*authsvcv1.WatchTrustResponse {
 	if from.cursor() == to.cursor() {
 		return nil
 	}
-	return parts(to.after(from.epoch, from.row, r.flaws), func(rows []Row, _, last bool) *authsvcv1.WatchTrustResponse {
-		m := &authsvcv1.TrustDelta{After: from.cursor(), Cursor: from.cursor(), Revocations: wire(rows)}
+	return parts(to.after(from.epoch, from.row, r.flaws), func(rows []Row, part uint32, last bool) *authsvcv1.WatchTrustResponse {
+		m := &authsvcv1.TrustDelta{After: from.cursor(), Cursor: from.cursor(), Revocations: wire(rows), Part: part, More: !last}
 		if last {
 			m.Cursor = to.cursor()
 		}
@@ -230,10 +230,10 @@ func (r *replica) deltas(from, to *standing) []*authsvcv1.WatchTrustResponse {
 }
 
 // parts cuts rows into messages, one at least.
-func parts(rows []Row, message func(rows []Row, first, last bool) *authsvcv1.WatchTrustResponse) (all []*authsvcv1.WatchTrustResponse) {
+func parts(rows []Row, message func(rows []Row, part uint32, last bool) *authsvcv1.WatchTrustResponse) (all []*authsvcv1.WatchTrustResponse) {
 	for len(all) == 0 || len(rows) > 0 {
 		n := min(len(rows), 3)
-		all = append(all, message(rows[:n], len(all) == 0, n == len(rows)))
+		all = append(all, message(rows[:n], uint32(len(all)), n == len(rows)))
 		rows = rows[n:]
 	}
 	return all

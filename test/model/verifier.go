@@ -26,12 +26,13 @@ type plain struct {
 
 	sent    time.Duration
 	whole   bool
+	part    uint32 // of a snapshot or a change, that comes next
 	pending []verify.Revocation
 }
 
 // Begin implements Verifier.
 func (p *plain) Begin() string {
-	p.sent, p.whole, p.pending = p.clock.Boot(), false, nil
+	p.sent, p.whole, p.part, p.pending = p.clock.Boot(), false, 0, nil
 	return p.cursor
 }
 
@@ -44,17 +45,20 @@ func (p *plain) Take(m *authsvcv1.WatchTrustResponse) error {
 	switch {
 	case !p.whole && p.clock.Boot()-p.sent >= snapshotLimit:
 		return errRules
-	case s != nil && !p.whole:
+	case s != nil && !p.whole && s.GetPart() == p.part:
+		p.part++
 		if p.pending = append(p.pending, entriesOf(s.GetRevocations())...); cursor != "" {
 			p.list.Apply(p.pending...)
 			p.list.SetReady(true)
-			p.whole, p.cursor = true, cursor
+			p.whole, p.part, p.cursor = true, 0, cursor
 		}
-	case d != nil && p.whole && d.GetAfter() == p.cursor && cursor != "":
+	case d != nil && p.whole && d.GetAfter() == p.cursor && cursor != "" && d.GetPart() == p.part:
 		p.list.Apply(entriesOf(d.GetRevocations())...)
-		p.cursor = cursor
+		if p.cursor, p.part = cursor, 0; d.GetMore() {
+			p.part = d.GetPart() + 1
+		}
 	case h != nil && !p.whole: // it dates nothing yet
-	case h != nil && cursor == p.cursor:
+	case h != nil && cursor == p.cursor && p.part == 0:
 		p.date = max(p.date, p.sent+h.GetElapsed().AsDuration()-h.GetLag().AsDuration(), 0)
 		p.server = h.GetServerTime().AsTime()
 	default:

@@ -312,19 +312,12 @@ func (l *link) set(fault string, skip int) {
 	l.fault, l.skip = fault, skip
 }
 
-// middle says whether a message is of a change that needs several and is not its last. Such parts have no number, so that nothing
-// but the transport, which keeps all messages and their order, tells of one that is lost or comes late: no fault befalls them here.
-func middle(m *authsvcv1.WatchTrustResponse) bool {
-	s, d := m.GetSnapshot(), m.GetDelta()
-	return s != nil && s.GetCursor() == "" && len(s.GetJwks()) == 0 || d != nil && d.GetCursor() == d.GetAfter()
-}
-
 func (l *link) send(ctx context.Context, m *authsvcv1.WatchTrustResponse) error {
 	l.mu.Lock()
 	fault, held := "", l.held
 	if l.held = nil; l.skip > 0 {
 		l.skip--
-	} else if l.fault == twice || !middle(m) {
+	} else {
 		fault, l.fault = l.fault, ""
 	}
 	if fault == swap {

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding/gzip"
@@ -72,7 +73,7 @@ func (p *paper) add(n int) string { return p.change(func() { p.grow(n) }) }
 func (p *paper) grow(n int) {
 	for range n {
 		p.view.Cursor.Row++
-		e := revocation.Live{Row: p.view.Cursor.Row, ExpireTime: 4e9, NotBefore: 2e9}
+		e := revocation.Live{Row: p.view.Cursor.Row, ExpireTime: 4e9, NotBefore: 2e9, CommitTime: 1e15 + p.view.Cursor.Row}
 		binary.BigEndian.PutUint64(e.Target[:], uint64(e.Row))
 		p.view.Live = append(p.view.Live, e) // nobody sees what is behind the length of an earlier view
 	}
@@ -107,7 +108,11 @@ func TestWhatIsLargerThanAMessageComesInParts(t *testing.T) {
 		t.Errorf("a snapshot of %d entries in %d parts", len(w.targets), w.parts)
 	}
 	at := p.add(25_000)
-	w.until(t, func() bool { return w.cursor == at })
+	w.until(t, func() bool { return w.cursor == at && w.part == 0 })
+	want := map[time.Time]int{time.UnixMicro(1e15 + 25_001).UTC(): 1, time.UnixMicro(1e15 + 35_001).UTC(): 1, time.UnixMicro(1e15 + 45_001).UTC(): 1}
+	if diff := cmp.Diff(want, w.commits); diff != "" {
+		t.Errorf("the oldest commit of each part (-want +got):\n%s", diff)
+	}
 	if w.deltas < 3 || len(w.targets) != 50_000 {
 		t.Errorf("then %d entries in %d deltas", len(w.targets), w.deltas)
 	}

@@ -159,13 +159,13 @@ const maxEntries = 10_000
 
 // snapshots cuts entries into the messages of a snapshot that leads to a standing.
 func snapshots(at standing, entries []revocation.Live, send func(frame) error) error {
-	for first := true; first || len(entries) > 0; first = false {
+	for part := uint32(0); part == 0 || len(entries) > 0; part++ {
 		n := min(len(entries), maxEntries)
-		s := &authsvcv1.TrustSnapshot{Revocations: wire(entries[:n])}
+		s := &authsvcv1.TrustSnapshot{Revocations: wire(entries[:n]), Part: part}
 		if entries = entries[n:]; len(entries) == 0 {
 			s.Cursor = at.view.Cursor.String()
 		}
-		if first {
+		if part == 0 {
 			s.Jwks = at.keySet
 		}
 		if err := marshal(&authsvcv1.WatchTrustResponse{Event: &authsvcv1.WatchTrustResponse_Snapshot{Snapshot: s}}, send); err != nil {
@@ -181,15 +181,19 @@ func deltas(from, to standing, send func(frame) error) error {
 	if from.same(to) {
 		return nil
 	}
-	entries, _ := to.view.After(from.view.Cursor)
+	entries, resumed := to.view.After(from.view.Cursor)
 	start := from.view.Cursor.String()
-	for first := true; first || len(entries) > 0; first = false {
+	for part := uint32(0); part == 0 || len(entries) > 0; part++ {
 		n := min(len(entries), maxEntries)
-		d := &authsvcv1.TrustDelta{After: start, Cursor: start, Revocations: wire(entries[:n])}
-		if entries = entries[n:]; len(entries) == 0 {
+		d := &authsvcv1.TrustDelta{After: start, Cursor: start, Revocations: wire(entries[:n]), Part: part}
+		if resumed { // in another history they are no news
+			d.CommitTime = oldest(entries[:n])
+		}
+		entries = entries[n:]
+		if d.More = len(entries) > 0; !d.More {
 			d.Cursor = to.view.Cursor.String()
 		}
-		if first && !bytes.Equal(from.keySet, to.keySet) {
+		if part == 0 && !bytes.Equal(from.keySet, to.keySet) {
 			d.Jwks = to.keySet
 		}
 		if err := marshal(&authsvcv1.WatchTrustResponse{Event: &authsvcv1.WatchTrustResponse_Delta{Delta: d}}, send); err != nil {
@@ -197,6 +201,20 @@ func deltas(from, to standing, send func(frame) error) error {
 		}
 	}
 	return nil
+}
+
+// oldest is when the first of the entries was committed, or nil where none says so.
+func oldest(entries []revocation.Live) *timestamppb.Timestamp {
+	first := int64(0)
+	for i := range entries {
+		if at := entries[i].CommitTime; at > 0 && (first == 0 || at < first) {
+			first = at
+		}
+	}
+	if first == 0 {
+		return nil
+	}
+	return timestamppb.New(time.UnixMicro(first))
 }
 
 func wire(entries []revocation.Live) []*authsvcv1.Revocation {

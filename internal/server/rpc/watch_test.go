@@ -53,6 +53,8 @@ type seat struct {
 	parts   int  // of the snapshot
 	whole   bool // the snapshot has ended
 	deltas  int
+	part    uint32            // of a change, that comes next
+	commits map[time.Time]int // what the deltas say
 	beats   []*authsvcv1.TrustHeartbeat
 }
 
@@ -66,7 +68,7 @@ func watchOn(ctx context.Context, t *testing.T, conn *grpc.ClientConn, cursor st
 	t.Helper()
 	ctx, stop := context.WithTimeout(ctx, time.Minute) // so that a test fails and does not hang
 	t.Cleanup(stop)
-	return &seat{stop: stop, targets: map[verify.Target]int{}, stream: must(authsvcv1.NewTrustServiceClient(conn).WatchTrust(ctx,
+	return &seat{stop: stop, targets: map[verify.Target]int{}, commits: map[time.Time]int{}, stream: must(authsvcv1.NewTrustServiceClient(conn).WatchTrust(ctx,
 		&authsvcv1.WatchTrustRequest{Cursor: cursor}))(t)}
 }
 
@@ -87,6 +89,9 @@ func (w *seat) next(t *testing.T) error {
 	}
 	switch e := m.GetEvent().(type) {
 	case *authsvcv1.WatchTrustResponse_Snapshot:
+		if e.Snapshot.GetPart() != uint32(w.parts) {
+			t.Fatalf("the snapshot goes on with part %d after %d parts", e.Snapshot.GetPart(), w.parts)
+		}
 		if w.parts++; w.whole || (w.parts == 1) != (len(e.Snapshot.GetJwks()) > 0) {
 			t.Fatalf("part %d of the snapshot: the key set is %d bytes, ended before: %v", w.parts, len(e.Snapshot.GetJwks()), w.whole)
 		} else if w.parts == 1 {
@@ -95,8 +100,14 @@ func (w *seat) next(t *testing.T) error {
 		take(e.Snapshot.GetRevocations())
 		w.cursor, w.whole = e.Snapshot.GetCursor(), e.Snapshot.GetCursor() != ""
 	case *authsvcv1.WatchTrustResponse_Delta:
-		if !w.whole || e.Delta.GetAfter() != w.cursor {
+		if !w.whole || e.Delta.GetAfter() != w.cursor || e.Delta.GetPart() != w.part {
 			t.Fatalf("a delta after %q for one who stands at %q; snapshot ended: %v", e.Delta.GetAfter(), w.cursor, w.whole)
+		}
+		if w.part = 0; e.Delta.GetMore() {
+			w.part = e.Delta.GetPart() + 1
+		}
+		if e.Delta.CommitTime != nil {
+			w.commits[e.Delta.GetCommitTime().AsTime()]++
 		}
 		if w.deltas++; len(e.Delta.GetJwks()) > 0 {
 			w.jwks = string(e.Delta.GetJwks())
@@ -139,8 +150,17 @@ func TestAWatcherGetsAllThenWhatIsNewAndHeartbeats(t *testing.T) {
 	if w.targets[before] != 1 || w.parts != 1 || w.jwks != string(keySet.GetJwks()) || w.cursor != s.tail.Position() {
 		t.Errorf("begun with %d entries in %d parts at %s, keys %s", len(w.targets), w.parts, w.cursor, w.jwks)
 	}
+	asked := time.Now()
 	after := s.revoke(t, "after")
 	w.until(t, func() bool { return w.targets[after] == 1 })
+	for at := range w.commits {
+		if at.Before(asked.Add(-time.Millisecond)) || at.After(time.Now()) || len(w.commits) != 1 {
+			t.Errorf("it was committed at %v, the change says %v", asked, w.commits)
+		}
+	}
+	if len(w.commits) == 0 {
+		t.Error("the change does not say when it was committed")
+	}
 	beats := len(w.beats)
 	w.until(t, func() bool { return len(w.beats) > beats })
 }
