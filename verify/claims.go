@@ -19,6 +19,7 @@ type Claims struct {
 	IssuedAt  time.Time // iat, UTC
 	NotBefore time.Time // nbf, UTC; zero if absent
 	AuthTime  time.Time // auth_time, UTC: when the session began; zero if absent
+	KeyID     string    // kid of the header: the key that signed the token
 }
 
 // HasScope says whether scope, one word, is among the token's scopes. The comparison is exact.
@@ -138,7 +139,7 @@ func readClaim(t *verified, r *reader, name string, foreign bool) (bit int, ok b
 		t.nbf, ok = r.seconds(foreign)
 		return sawNotBefore, ok
 	case "auth_time":
-		t.subject.AuthTime, ok = r.seconds(foreign)
+		t.auth, ok = r.seconds(foreign)
 		return sawAuthTime, ok
 	}
 	if foldsTo(name, "iss", "sub", "client_id", "jti", "sid", "scope", "aud", "amr", "exp", "iat", "nbf", "auth_time") {
@@ -147,7 +148,7 @@ func readClaim(t *verified, r *reader, name string, foreign bool) (bit int, ok b
 	return 0, r.skip(0)
 }
 
-// settle writes the times of the claims. A foreign token without auth_time is taken to have begun when it was issued.
+// settle writes the times of the claims.
 func (t *verified) settle(saw int) {
 	c := &t.claims
 	c.ExpiresAt, c.IssuedAt = time.Unix(t.exp, 0).UTC(), time.Unix(t.iat, 0).UTC()
@@ -155,9 +156,7 @@ func (t *verified) settle(saw int) {
 		c.NotBefore = time.Unix(t.nbf, 0).UTC()
 	}
 	if saw&sawAuthTime != 0 {
-		c.AuthTime = time.Unix(t.subject.AuthTime, 0).UTC()
-	} else {
-		t.subject.AuthTime = t.iat
+		c.AuthTime = time.Unix(t.auth, 0).UTC()
 	}
 }
 

@@ -260,3 +260,36 @@ func BenchmarkListCheck(b *testing.B) {
 		})
 	}
 }
+
+// TestTheSubjectOfClaimsIsWhatVerifyAsksAbout: whoever asks again later asks about the same.
+func TestTheSubjectOfClaimsIsWhatVerifyAsksAbout(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		payload string
+		began   int64
+	}{
+		"a session's token":                 {payload, 1799990000},
+		"a service's token":                 {with(t, payload, `"sid":"sess",`, ""), 1799990000},
+		"a foreign token without auth_time": {with(t, payload, `,"auth_time":1799990000`, ""), issued},
+		"a foreign token of 1970":           {with(t, payload, `"auth_time":1799990000`, `"auth_time":0`), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked verify.Subject
+			v := newVerifier(t, func(o *verify.Options) {
+				o.ForeignIssuer, o.Revocations = true, source(func(s *verify.Subject) error { asked = *s; return nil })
+			})
+			claims, err := v.Verify(t.Context(), mint(t, header, c.payload))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := v.Subject(claims); got != asked || got.AuthTime != c.began || got.Key != verify.TargetOf(issuer, verify.KindKey, "key-1") {
+				t.Errorf("got %+v, Verify asked about %+v", got, asked)
+			}
+		})
+	}
+}
+
+type source func(*verify.Subject) error
+
+func (s source) Check(subject *verify.Subject) error { return s(subject) }

@@ -59,18 +59,22 @@ type RevocationSource interface {
 	Check(s *Subject) error
 }
 
-func subjectOf(issuer string, t *verified) Subject {
-	c := &t.claims
+// Subject is what a revocation may hit of a token with these claims, to ask a RevocationSource about it again after Verify. A
+// foreign token without auth_time is taken to have begun when it was issued.
+func (v *Verifier) Subject(c *Claims) Subject {
 	s := Subject{
-		Token:    TargetOf(issuer, KindToken, c.ID),
-		Key:      TargetOf(issuer, KindKey, t.key.id),
-		Account:  TargetOf(issuer, KindAccount, c.Subject),
-		Client:   TargetOf(issuer, KindClient, c.ClientID),
-		All:      TargetOf(issuer, KindAll, ""),
-		AuthTime: t.subject.AuthTime,
+		Token:    TargetOf(v.issuer, KindToken, c.ID),
+		Key:      TargetOf(v.issuer, KindKey, c.KeyID),
+		Account:  TargetOf(v.issuer, KindAccount, c.Subject),
+		Client:   TargetOf(v.issuer, KindClient, c.ClientID),
+		All:      TargetOf(v.issuer, KindAll, ""),
+		AuthTime: c.AuthTime.Unix(),
+	}
+	if c.AuthTime.IsZero() {
+		s.AuthTime = c.IssuedAt.Unix()
 	}
 	if c.SessionID != "" {
-		s.Session, s.HasSession = TargetOf(issuer, KindSession, c.SessionID), true
+		s.Session, s.HasSession = TargetOf(v.issuer, KindSession, c.SessionID), true
 	}
 	return s
 }

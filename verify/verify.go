@@ -181,6 +181,9 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 // Revocations is what Options.Revocations was.
 func (v *Verifier) Revocations() RevocationSource { return v.revocations }
 
+// Now is the time by Options.Now.
+func (v *Verifier) Now() time.Time { return v.now() }
+
 // verified is a token whose signature was found good, with all that later calls need, computed once.
 // What every call reads stands together at the front.
 type verified struct {
@@ -189,6 +192,7 @@ type verified struct {
 	slot          cacheSlot
 	subject       Subject
 	claims        Claims
+	auth          int64 // auth_time, where there is one
 }
 
 // open reads the token, checks its signature, and then what no later call can change. Nothing that the token says is believed
@@ -220,8 +224,9 @@ func (v *Verifier) open(ctx context.Context, token string) (*verified, error) {
 	if !v.anyAudience && !v.addressed(t.claims.Audience) {
 		return nil, ErrAudience
 	}
+	t.claims.KeyID = key.id
 	if v.revocations != nil {
-		t.subject = subjectOf(v.issuer, t)
+		t.subject = v.Subject(&t.claims)
 	}
 	return t, nil
 }

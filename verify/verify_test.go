@@ -23,7 +23,7 @@ func TestGoodTokenGivesItsClaims(t *testing.T) {
 		Issuer: issuer, Subject: "acct", ClientID: "web", SessionID: "sess", ID: "tok", Scope: "orders.read orders.write",
 		Audience: []string{audience}, AMR: []string{"pwd"},
 		ExpiresAt: time.Unix(expires, 0).UTC(), IssuedAt: time.Unix(issued, 0).UTC(), NotBefore: time.Unix(issued, 0).UTC(),
-		AuthTime: time.Unix(1799990000, 0).UTC(),
+		AuthTime: time.Unix(1799990000, 0).UTC(), KeyID: "key-1",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -78,6 +78,9 @@ func TestR27AnAccessTokenHasExactlyTheClaimsOfItsGrant(t *testing.T) {
 	want := verify.Claims{Issuer: issuer, Subject: "subject", ClientID: "client", SessionID: "session", ID: string(minted.ID), Scope: "read write",
 		Audience: []string{"api", "other"}, AMR: []string{"pwd"}, ExpiresAt: second(now.Add(5 * time.Minute)), IssuedAt: second(now),
 		NotBefore: second(now), AuthTime: second(now.Add(-time.Hour))}
+	if want.KeyID = got.KeyID; want.KeyID == "" {
+		t.Error("the claims do not say which key signed")
+	}
 	equalTime := cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })
 	if diff := cmp.Diff(want, *got, equalTime); diff != "" {
 		t.Errorf("claims (-want +got):\n%s", diff)
