@@ -89,6 +89,7 @@ type Feed struct {
 	applied atomic.Uint64
 	running atomic.Bool
 	ready   chan struct{} // closed once Check lets tokens pass
+	open    openStreams   // that guards let in and that have not ended
 
 	mu     sync.Mutex
 	jwks   string // what keys was read from
@@ -136,6 +137,7 @@ func (f *Feed) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sweeper.Go(func() { f.sweep(ctx) })
+	sweeper.Go(func() { f.followClock(ctx) })
 	window := firstWindow
 	for {
 		began := f.now()

@@ -22,14 +22,36 @@ func (g *Guard) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 	}
 }
 
-// StreamServerInterceptor guards streaming methods by the same rules. The token is judged when the stream begins.
+// StreamServerInterceptor guards streaming methods by the same rules. A stream that a token let in is ended while its handler runs,
+// with UNAUTHENTICATED: with TOKEN_REVOKED a moment after the Feed was told of what revokes the token, and with TOKEN_EXPIRED at the
+// token's exp by Feed.Now, without skew. Where the Verifier's Revocations are no Feed, they are asked each second, and exp counts by
+// the Verifier's clock; without any, exp alone ends the stream. That knowledge gets old ends nothing.
+//
+// The handler is told at once: a RecvMsg or SendMsg that it is blocked in and all later ones give the end's status, its context is
+// done, and with errors.Is that error and the context's cause match verify.ErrRevoked or verify.ErrExpired. What the handler then
+// returns is not sent. A transport other than grpc-go's own cannot break off a blocked RecvMsg or SendMsg unless it has WriteStatus;
+// that of grpc.Server.ServeHTTP ends a blocked SendMsg when the peer reads or goes.
 func (g *Guard) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx, err := g.admit(stream.Context(), info.FullMethod)
 		if err != nil {
 			return err
 		}
-		return handler(srv, guardedStream{stream, ctx})
+		claims, ok := ClaimsFromContext(ctx)
+		if !ok {
+			return handler(srv, guardedStream{stream, ctx})
+		}
+		ctx, open := g.watch(ctx, claims)
+		defer open.close()
+		if err := open.err(); err != nil {
+			return err
+		}
+		err = handler(srv, watchedStream{guardedStream{stream, ctx}, open})
+		open.close()
+		if ended := open.err(); ended != nil {
+			return ended
+		}
+		return err
 	}
 }
 
