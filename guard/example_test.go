@@ -50,7 +50,7 @@ func ExampleGuard_Middleware() {
 	// DELETE 403
 }
 
-func ExampleGuard_UnaryServerInterceptor() {
+func ExampleGuard_ServerOptions() {
 	g, err := guard.New(guard.Options{
 		Verifier: verifier(true), // made with verify.New
 		Rules: map[string]guard.Rule{
@@ -62,10 +62,7 @@ func ExampleGuard_UnaryServerInterceptor() {
 		fmt.Println(err)
 		return
 	}
-	server := grpc.NewServer(
-		grpc.UnaryInterceptor(g.UnaryServerInterceptor()),
-		grpc.StreamInterceptor(g.StreamServerInterceptor()),
-	)
+	server := grpc.NewServer(g.ServerOptions()...)
 	defer server.Stop()
 
 	_, err = g.UnaryServerInterceptor()(context.Background(), nil, &grpc.UnaryServerInfo{FullMethod: "/shop.v1.Orders/List"}, nil)

@@ -10,7 +10,7 @@
 //			"/grpc.health.v1.Health/Check": {Public: true},
 //		},
 //	})
-//	server := grpc.NewServer(grpc.UnaryInterceptor(g.UnaryServerInterceptor()), grpc.StreamInterceptor(g.StreamServerInterceptor()))
+//	server := grpc.NewServer(g.ServerOptions()...)
 package guard
 
 import (
@@ -72,7 +72,8 @@ type Rule struct {
 	HonourExp bool
 }
 
-func (r Rule) check(feed *Feed) error {
+// check says what in the rule contradicts itself, or needs a feed that is not there.
+func (r Rule) check(feed bool) error {
 	set := 0
 	for _, b := range []bool{r.Public, r.Optional, r.Authenticated, r.User, r.Client} {
 		if b {
@@ -88,7 +89,7 @@ func (r Rule) check(feed *Feed) error {
 		return errors.New("has both Sensitive and HonourExp")
 	case (r.Sensitive || r.HonourExp) && (r.Public || r.denies()):
 		return errors.New("has Sensitive or HonourExp, and looks at no token")
-	case (r.Sensitive || r.HonourExp) && feed == nil:
+	case (r.Sensitive || r.HonourExp) && !feed:
 		return errors.New("has Sensitive or HonourExp, which needs Options.Feed")
 	}
 	for _, s := range r.Scopes {
@@ -155,11 +156,11 @@ func New(o Options) (*Guard, error) {
 	if o.Feed != nil && o.Verifier.Revocations() != verify.RevocationSource(o.Feed) {
 		return nil, errors.New("guard: Options.Feed is not the Revocations of Options.Verifier")
 	}
-	if err := o.Default.check(o.Feed); err != nil {
+	if err := o.Default.check(o.Feed != nil); err != nil {
 		return nil, fmt.Errorf("guard: Options.Default: %w", err)
 	}
 	for key, rule := range o.Rules {
-		if err := rule.check(o.Feed); err != nil {
+		if err := rule.check(o.Feed != nil); err != nil {
 			return nil, fmt.Errorf("guard: the rule of %q: %w", key, err)
 		}
 		if !strings.Contains(key, "/") {

@@ -411,7 +411,7 @@ func TestARealServer(t *testing.T) {
 		grpc_health_v1.Health_Check_FullMethodName: {Scopes: []string{"orders.read"}},
 		grpc_health_v1.Health_Watch_FullMethodName: {Scopes: []string{"orders.read"}},
 	}})
-	server := grpc.NewServer(grpc.UnaryInterceptor(g.UnaryServerInterceptor()), grpc.StreamInterceptor(g.StreamServerInterceptor()))
+	server := grpc.NewServer(g.ServerOptions()...)
 	h := &health{}
 	grpc_health_v1.RegisterHealthServer(server, h)
 	listener := bufconn.Listen(1 << 16)
