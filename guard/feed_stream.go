@@ -133,6 +133,7 @@ func (s *stream) heartbeat(m *authsvcv1.TrustHeartbeat) error {
 		f.clock.told(t.AsTime().UnixNano())
 	}
 	f.date.Store(max(f.date.Load(), int64(date)))
+	f.open.follow(f.Now)
 	f.mu.Lock()
 	f.fault = nil
 	f.mu.Unlock()
@@ -190,6 +191,7 @@ func (s *stream) apply(revocations []verify.Revocation, cursor string) {
 	f.mu.Lock()
 	f.jwks, f.cursor = s.jwks, cursor
 	f.mu.Unlock()
+	f.open.wake(revocations, f.list)
 }
 
 // revoked says whether a key is listed.
