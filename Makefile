@@ -6,13 +6,15 @@ FUZZTIME ?= 2m
 .PHONY: gen lint test test-short bench fuzz soak run
 
 gen: ## generate Go, gateway and OpenAPI from the protos, and the generated docs
-	rm -rf gen/authsvc gen/openapi/*.json
+	rm -rf gen/authsvc gen/openapi/*.json examples/two-services/gen
 	$(BUF) generate
+	$(BUF) generate --template examples/two-services/buf.gen.yaml
 	go generate ./...
 
 lint: ## protos and Go
 	$(BUF) lint
 	$(BUF) format --diff --exit-code proto
+	$(BUF) format --diff --exit-code examples/two-services/proto
 	$(LINT) run ./...
 
 test: ## everything, with the race detector and a few seconds of each fuzz target; prints a clock

@@ -39,6 +39,7 @@ var floors = []room{
 	{"internal/app", 6},
 	{"cmd/...", 7},
 	{"bench/...", 8}, {"test/...", 8}, // outside the house: they look at all of it
+	{"examples/...", 8},
 }
 
 // A door lets a room import another on its own floor.
@@ -53,7 +54,7 @@ var doors = []door{
 	{"internal/token", "internal/journal"}, {"internal/keys", "internal/journal"},
 	{"internal/revocation", "internal/journal"}, {"internal/audit", "internal/journal"},
 	{"internal/limit", "internal/journal"},
-	{"gen/...", "gen/..."},
+	{"gen/...", "gen/..."}, {"examples/...", "examples/..."},
 	{"bench/...", "bench/..."}, {"test/...", "test/..."},
 }
 
@@ -77,6 +78,8 @@ var narrows = []narrow{
 		"a store imports nouns, fault and ids; never service, never a door"},
 	{"cmd/...", []string{"internal/app", "internal/config"},
 		"a command imports app and config; logic lives below it"},
+	{"examples/...", []string{"guard", "verify", "gen/...", "examples/..."},
+		"an example shows what others can do: it imports the public packages and gen"},
 }
 
 // A home is where an import that is not ours may stand. One room may have two homes' worth of it, no more.
@@ -96,12 +99,13 @@ var homes = []home{
 	{prefix: "modernc.org/sqlite", rooms: []string{"internal/store/sqlstore", "bench/limits"}},
 	{prefix: "github.com/pressly/goose/v3", rooms: []string{"internal/store/sqlstore"}},
 	{prefix: "github.com/goccy/go-yaml", rooms: []string{"internal/config"}},
-	{prefix: "google.golang.org/grpc", rooms: []string{"guard", "internal/server/...", "internal/app", "bench/limits"}},
-	{prefix: "google.golang.org/protobuf", rooms: []string{"guard", "internal/server/...", "internal/app", "bench/limits"}},
-	{prefix: "google.golang.org/genproto", rooms: []string{"guard", "internal/server/...", "internal/app"}},
+	{prefix: "google.golang.org/grpc", rooms: []string{"guard", "internal/server/...", "internal/app", "bench/limits", "examples/..."}},
+	{prefix: "google.golang.org/protobuf", rooms: []string{"guard", "internal/server/...", "internal/app", "bench/limits", "examples/..."}},
+	{prefix: "google.golang.org/genproto", rooms: []string{"guard", "internal/server/...", "internal/app", "examples/..."}},
+	{prefix: "github.com/envoyproxy/go-control-plane", rooms: []string{"internal/server/extauthz"}},
 	{prefix: "github.com/grpc-ecosystem/grpc-gateway/v2", rooms: []string{"internal/server/rest"}},
 	{prefix: "github.com/prometheus", rooms: []string{"internal/app", "internal/server/...", "internal/telemetry"}},
-	{prefix: "go.opentelemetry.io", rooms: []string{"internal/app", "internal/server/...", "internal/telemetry"}},
+	{prefix: "go.opentelemetry.io", rooms: []string{"guard", "internal/app", "internal/server/...", "internal/telemetry"}},
 	{prefix: "golang.org/x/term", rooms: []string{"cmd/...", "internal/app"}},
 	{prefix: "github.com/mattn/go-isatty", rooms: []string{"cmd/...", "internal/app"}},
 	{prefix: "golang.org/x/net", rooms: []string{"guard", "internal/server/...", "internal/app"}},
@@ -299,7 +303,7 @@ func TestCheckCatchesWhatIsPlanted(t *testing.T) {
 		{"the JOSE library has its home in verify and keys", "internal/token", "a.go", "github.com/lestrrat-go/jwx/v2/jws",
 			"github.com/lestrrat-go/jwx/v2 has its home in verify and internal/keys"},
 		{"grpc stays at the doors", "internal/service", "a.go", "google.golang.org/grpc/codes",
-			"google.golang.org/grpc has its home in guard and internal/server/... and internal/app and bench/limits"},
+			"google.golang.org/grpc has its home in guard and internal/server/... and internal/app and bench/limits and examples/..."},
 		{"generated code is exempt from homes", "gen/authsvc/v1", "a.go", "google.golang.org/grpc", ""},
 		{"a module without a home is refused", "internal/service", "a.go", "example.com/left/pad",
 			"a foreign module has one home: give it its line in arch_test.go, or do without"},
