@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
@@ -68,6 +69,9 @@ type FeedOptions struct {
 	Insecure bool
 	// Logger gets a warning where the feed breaks and a word where it is whole again; nil means that nothing is logged.
 	Logger *slog.Logger
+	// Meter is where OpenTelemetry measures the feed, from Run's beginning to its end; docs/verify.md lists what. Nil means that nothing
+	// is measured.
+	Meter metric.MeterProvider
 }
 
 // Feed keeps the issuer's keys and all live revocations in memory, as TrustService.WatchTrust tells them, so that a revocation
@@ -86,7 +90,10 @@ type Feed struct {
 	keys    atomic.Pointer[verify.Static] // nil before the first whole snapshot
 	date    atomic.Int64                  // nanoseconds of clock that the knowledge is complete up to; neverDated before
 	server  atomic.Int64                  // the latest wall clock of the server that a dated heartbeat told, Unix seconds
+	lag     atomic.Int64                  // nanoseconds of the last heartbeat's, by the server's word
 	applied atomic.Uint64
+	breaks  atomic.Uint64
+	meter   *feedMeter
 	running atomic.Bool
 	ready   chan struct{} // closed once Check lets tokens pass
 	open    openStreams   // that guards let in and that have not ended
@@ -119,7 +126,11 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Feed{o: o, dial: dial, clock: systemClock(), list: list, ready: make(chan struct{})}
+	meter, err := newFeedMeter(o.Meter, o.Issuer)
+	if err != nil {
+		return nil, fmt.Errorf("guard: FeedOptions.Meter: %w", err)
+	}
+	f := &Feed{o: o, dial: dial, clock: systemClock(), meter: meter, list: list, ready: make(chan struct{})}
 	f.date.Store(neverDated)
 	return f, nil
 }
@@ -132,6 +143,7 @@ func (f *Feed) Run(ctx context.Context) error {
 		return errors.New("guard: the feed runs already")
 	}
 	defer f.running.Store(false)
+	defer f.meter.register(ctx, f)()
 	var sweeper sync.WaitGroup
 	defer sweeper.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -164,6 +176,7 @@ func (f *Feed) Run(ctx context.Context) error {
 // broke notes why a stream ended. What has broken the feed's own rules is not gone on from, nor is a cursor that the server
 // cannot read.
 func (f *Feed) broke(ctx context.Context, err error) {
+	f.breaks.Add(1)
 	f.mu.Lock()
 	again := f.fault != nil && f.fault.Error() == err.Error()
 	f.fault = err

@@ -30,6 +30,7 @@ type stream struct {
 	whole  bool          // the snapshot has been applied
 	part   uint32        // of a change, that comes next
 	late   int           // heartbeats in a row that were late
+	delays delays
 
 	// The parts of a snapshot that is not whole yet.
 	parts   int
@@ -105,6 +106,9 @@ func (s *stream) delta(m *authsvcv1.TrustDelta) error {
 		}
 	}
 	s.apply(revocations, m.GetCursor())
+	if delay, ok := s.delays.part(m, s.feed.now()); ok {
+		s.feed.meter.delayed(delay)
+	}
 	if s.part = 0; m.GetMore() {
 		s.part = m.GetPart() + 1
 	}
@@ -127,11 +131,14 @@ func (s *stream) heartbeat(m *authsvcv1.TrustHeartbeat) error {
 	now := f.now()
 	// The server received the call after it was sent, so this is not later than the moment it speaks of. That this process may
 	// have read the message long after it was written makes no difference. A server that is ahead of us lies.
-	date := s.sent + min(elapsed.AsDuration(), now-s.sent) - min(lag.AsDuration(), math.MaxInt64/2)
-	if t := m.GetServerTime(); t.IsValid() && t.GetSeconds() < serverTimeMost {
+	spoken := s.sent + min(elapsed.AsDuration(), now-s.sent)
+	date := spoken - min(lag.AsDuration(), math.MaxInt64/2)
+	if t := m.GetServerTime(); t.IsValid() && t.GetSeconds() >= 0 && t.GetSeconds() < serverTimeMost {
+		s.delays.beat(t.AsTime(), spoken)
 		f.server.Store(max(f.server.Load(), t.GetSeconds()))
 		f.clock.told(t.AsTime().UnixNano())
 	}
+	f.lag.Store(int64(lag.AsDuration()))
 	f.date.Store(max(f.date.Load(), int64(date)))
 	f.open.follow(f.Now)
 	f.mu.Lock()

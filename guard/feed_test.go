@@ -148,7 +148,7 @@ type world struct {
 }
 
 // within runs body in a bubble with a feed that runs against the script.
-func within(t *testing.T, script func(p *peer, call int, s watch) error, body func(t *testing.T, w *world)) {
+func within(t *testing.T, script func(p *peer, call int, s watch) error, body func(t *testing.T, w *world), change ...func(*guard.FeedOptions)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{peer: &peer{script: script, more: make(chan event)}, log: &bytes.Buffer{}}
@@ -157,11 +157,14 @@ func within(t *testing.T, script func(p *peer, call int, s watch) error, body fu
 		var running sync.WaitGroup
 		running.Go(func() { _ = server.Serve(listener) })
 		var err error
-		w.Feed, err = guard.NewFeed(guard.FeedOptions{
+		o := guard.FeedOptions{
 			Target: "127.0.0.1:1", Issuer: "https://auth.example", ClientID: "svc", ClientSecret: "s3cret:%",
 			Logger: slog.New(slog.NewTextHandler(w.log, nil)),
-		})
-		if err != nil {
+		}
+		for _, set := range change {
+			set(&o)
+		}
+		if w.Feed, err = guard.NewFeed(o); err != nil {
 			t.Fatal(err)
 		}
 		base := time.Now() // a bubble has one clock

@@ -43,6 +43,7 @@ func (g *Guard) StreamServerInterceptor() grpc.StreamServerInterceptor {
 		}
 		ctx, open := g.watch(ctx, claims)
 		defer open.close()
+		defer g.meter.streamOpened(ctx)()
 		if err := open.err(); err != nil {
 			return err
 		}

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/authsvc/authsvc/verify"
 )
 
@@ -133,6 +135,8 @@ type Options struct {
 	// Observe is told of every decision, for metrics: the key of the rule that was found ("" for Default, so that callers cannot
 	// invent names) and the reason of the refusal ("" or AcceptedStale where the call went on). Nil is fine.
 	Observe func(ctx context.Context, rule, reason string)
+	// Meter is where the same is counted by OpenTelemetry, by outcome; docs/verify.md lists what. Nil means that nothing is.
+	Meter metric.MeterProvider
 }
 
 // Guard decides on calls. It is safe for concurrent use and never changes.
@@ -143,6 +147,7 @@ type Guard struct {
 	fallback Rule
 	realm    string
 	observe  func(ctx context.Context, rule, reason string)
+	meter    *guardMeter
 }
 
 // New makes a Guard, or says which rule contradicts itself.
@@ -173,6 +178,10 @@ func New(o Options) (*Guard, error) {
 	if g.observe == nil {
 		g.observe = func(context.Context, string, string) {}
 	}
+	var err error
+	if g.meter, err = newGuardMeter(o.Meter); err != nil {
+		return nil, fmt.Errorf("guard: Options.Meter: %w", err)
+	}
 	return g, nil
 }
 
@@ -191,14 +200,20 @@ func (g *Guard) decide(ctx context.Context, key string, rule Rule, values []stri
 	ctx, stale, no := g.apply(ctx, rule, values)
 	switch {
 	case no != nil:
-		g.observe(ctx, key, no.reason)
+		g.tell(ctx, key, no.reason)
 		return nil, no
 	case stale:
-		g.observe(ctx, key, AcceptedStale)
+		g.tell(ctx, key, AcceptedStale)
 	default:
-		g.observe(ctx, key, "")
+		g.tell(ctx, key, "")
 	}
 	return ctx, nil
+}
+
+// tell is where every decision is counted.
+func (g *Guard) tell(ctx context.Context, key, reason string) {
+	g.meter.call(ctx, reason)
+	g.observe(ctx, key, reason)
 }
 
 // apply also says whether what it let through was judged by knowledge older than StaleAge.

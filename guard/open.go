@@ -32,6 +32,7 @@ type openStream struct {
 	source    verify.RevocationSource // what it is judged by; nil: by exp alone
 	every     time.Duration
 	index     *openStreams // that it stands in; nil without a feed
+	meter     *guardMeter
 	cancel    context.CancelCauseFunc
 	transport interface{ WriteStatus(st *status.Status) error } // nil where the transport has none
 
@@ -55,7 +56,7 @@ func (e *streamEnd) GRPCStatus() *status.Status { return e.status }
 // watch begins to watch a stream, and judges it once more: what was revoked since its token was judged is either in the list by
 // now or will be looked up in the index. Whoever calls it calls close.
 func (g *Guard) watch(ctx context.Context, claims *verify.Claims) (context.Context, *openStream) {
-	s := &openStream{subject: g.verifier.Subject(claims), expires: claims.ExpiresAt, now: g.verifier.Now, every: timeEvery}
+	s := &openStream{subject: g.verifier.Subject(claims), expires: claims.ExpiresAt, now: g.verifier.Now, every: timeEvery, meter: g.meter}
 	if source := g.verifier.Revocations(); source != nil {
 		s.source, s.every = source, askEvery
 	}
@@ -108,6 +109,7 @@ func (s *openStream) decide(cause error) *streamEnd {
 // end is where each stream comes once that ends before its handler does. A receipt or a send that the handler is blocked in breaks
 // off when the status is written, which may itself wait, for a peer that does not read.
 func (s *openStream) end(e *streamEnd) {
+	s.meter.streamEnded(e.cause)
 	s.cancel(e)
 	if s.transport != nil {
 		_ = s.transport.WriteStatus(e.status) // it fails where the stream has ended by itself
