@@ -43,18 +43,34 @@ func TestATokenVerifiesInNodeWithJose(t *testing.T) {
 		lacking(t, "jose is not installed (make test installs it): %v", err)
 	}
 	s := start(t, t.TempDir())
+	s.verifiesIn(t, "node", "node", "verify.mjs", s.HTTP+"/.well-known/jwks.json", s.Issuer, s.Audience)
+}
+
+func TestATokenVerifiesInPythonWithPyJWT(t *testing.T) {
+	t.Parallel()
+	const debians = "/usr/bin/python3" // whose packages the test uses, whatever else is called python3 here
+	if out, err := exec.Command(debians, "-c", "import jwt, cryptography").CombinedOutput(); err != nil {
+		lacking(t, "PyJWT is not installed (make test installs it): %v %s", err, out)
+	}
+	s := start(t, t.TempDir())
+	s.verifiesIn(t, "python", debians, "verify.py", s.Issuer, s.Audience)
+}
+
+// verifiesIn runs a verifier of another language, which reads a token and prints its sid.
+func (s *server) verifiesIn(t *testing.T, dir, program string, args ...string) {
+	t.Helper()
 	in := s.login(t)
 	run := func(token string) (string, error) {
-		cmd := exec.Command("node", "verify.mjs", s.HTTP+"/.well-known/jwks.json", s.Issuer, s.Audience)
-		cmd.Dir, cmd.Stdin = "node", strings.NewReader(token)
+		cmd := exec.Command(program, args...)
+		cmd.Dir, cmd.Stdin = dir, strings.NewReader(token)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
 	if out, err := run(in.text("access_token")); err != nil || !strings.Contains(out, in.text("session_id")) {
-		t.Errorf("jose refused our token: %v %s", err, out)
+		t.Errorf("it refused our token: %v %s", err, out)
 	}
 	if out, err := run(in.text("access_token")[:20] + "A" + in.text("access_token")[21:]); err == nil {
-		t.Errorf("jose accepted a changed token: %s", out)
+		t.Errorf("it accepted a changed token: %s", out)
 	}
 }
 
