@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/authsvc/authsvc/test/soak"
 )
 
 // rounds is how often the two sides of a pair take turns.
@@ -33,7 +35,7 @@ var table struct {
 
 func TestMain(m *testing.M) {
 	if loop := os.Getenv("AUTHSVC_BENCH_LOOP"); loop != "" {
-		if err := runLoop(loop); err != nil {
+		if err := run(loop); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -44,7 +46,7 @@ func TestMain(m *testing.M) {
 }
 
 func buildAndRun(m *testing.M) int {
-	if f := flag.Lookup("test.bench"); f == nil || f.Value.String() == "" {
+	if f := flag.Lookup("test.bench"); (f == nil || f.Value.String() == "") && !soak.On() {
 		return m.Run() // nothing to measure, nothing to build
 	}
 	dir, err := os.MkdirTemp("", "authsvc-bench-")
@@ -66,7 +68,7 @@ func buildAndRun(m *testing.M) int {
 }
 
 // report adds a line: what was measured, what beside it, the ratio or the figure, what it must reach. within says whether it does.
-func report(b *testing.B, figure, measured, limit, got, reach string, within bool) {
+func report(b testing.TB, figure, measured, limit, got, reach string, within bool) {
 	b.Helper()
 	if !within {
 		reach += "  MISSED"
@@ -175,7 +177,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func parse[T any](b *testing.B, raw []byte) (v T) {
+func parse[T any](b testing.TB, raw []byte) (v T) {
 	b.Helper()
 	if err := json.Unmarshal(raw, &v); err != nil {
 		b.Fatalf("%v in %s", err, raw)

@@ -49,7 +49,7 @@ type installation struct {
 }
 
 // install makes an installation with an account, an app and a service, and starts it.
-func install(b *testing.B) *installation {
+func install(b testing.TB) *installation {
 	b.Helper()
 	in := &installation{dir: b.TempDir(), http: freePort(), rpc: freePort(), ops: freePort(), collector: collect(b)}
 	for name, id := range map[string]any{"kek.json": "1", "refresh.json": 1} {
@@ -93,12 +93,12 @@ telemetry: {endpoint: %s, insecure: true, sample_ratio: 0.01}
 
 func (in *installation) path(name string) string { return filepath.Join(in.dir, name) }
 
-func (in *installation) cli(b *testing.B, args ...string) []byte {
+func (in *installation) cli(b testing.TB, args ...string) []byte {
 	b.Helper()
 	return in.cliWith(b, "", args...)
 }
 
-func (in *installation) cliWith(b *testing.B, stdin string, args ...string) []byte {
+func (in *installation) cliWith(b testing.TB, stdin string, args ...string) []byte {
 	b.Helper()
 	words := append([]string{args[0]}, args[1])
 	cmd := exec.Command(authsvc, append(append(words, "-config", in.path("config.yaml")), args[2:]...)...)
@@ -113,7 +113,7 @@ func (in *installation) cliWith(b *testing.B, stdin string, args ...string) []by
 }
 
 // start starts the server and gives how long it took until /readyz said yes.
-func (in *installation) start(b *testing.B) time.Duration {
+func (in *installation) start(b testing.TB) time.Duration {
 	b.Helper()
 	cmd := exec.Command(authsvc, "serve", "-config", in.path("config.yaml"))
 	cmd.Stdout = must(os.Create(in.path("log")))
@@ -129,7 +129,7 @@ func (in *installation) start(b *testing.B) time.Duration {
 }
 
 // ready waits for /readyz.
-func ready(b *testing.B, ops string, begun time.Time) time.Duration {
+func ready(b testing.TB, ops string, begun time.Time) time.Duration {
 	b.Helper()
 	for time.Since(begun) < 30*time.Second {
 		resp, err := http.Get("http://" + ops + "/readyz")
@@ -146,7 +146,7 @@ func ready(b *testing.B, ops string, begun time.Time) time.Duration {
 }
 
 // login gives a new session's tokens.
-func (in *installation) login(b *testing.B) *authsvcv1.LoginResponse {
+func (in *installation) login(b testing.TB) *authsvcv1.LoginResponse {
 	b.Helper()
 	out, err := in.auth.Login(b.Context(), &authsvcv1.LoginRequest{Username: username, Password: password, ClientId: app}, grpc.WaitForReady(true))
 	if err != nil {
@@ -156,7 +156,7 @@ func (in *installation) login(b *testing.B) *authsvcv1.LoginResponse {
 }
 
 // tokens gives n distinct access tokens of one session.
-func (in *installation) tokens(b *testing.B, n int) []string {
+func (in *installation) tokens(b testing.TB, n int) []string {
 	b.Helper()
 	refresh, all := in.login(b).GetRefreshToken(), make([]string, n)
 	for i := range all {
@@ -181,7 +181,7 @@ func freePort() string {
 }
 
 // collect takes what OTLP brings and answers that it did.
-func collect(b *testing.B) string {
+func collect(b testing.TB) string {
 	b.Helper()
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
 	s := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {

@@ -21,6 +21,24 @@ type given struct {
 	Calls  int             `json:"calls"`
 }
 
+// run is this binary as a process of its own, by what AUTHSVC_BENCH_LOOP says.
+func run(name string) error {
+	switch name {
+	case "verifiers":
+		return runCrew(joinFeed)
+	case "listeners":
+		return runCrew(joinBare)
+	case "trusting":
+		return runTrusting()
+	case "guarded", "unguarded":
+		return runHandler(name == "guarded")
+	case "guarded service", "service":
+		return runService(name == "guarded service")
+	default:
+		return runLoop(name)
+	}
+}
+
 // runLoop is this binary as one side of a pair. For every line on its standard input it verifies so many tokens, and prints
 // what one cost: "unseen" with no cache; "seen" with all tokens in the cache, on 16 goroutines, each of which goes round
 // them; "scattered" the same in an order that no processor foresees.

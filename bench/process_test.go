@@ -27,7 +27,7 @@ type process struct {
 }
 
 // launch starts a child that ends with the benchmark, by its process id.
-func launch(b *testing.B, cmd *exec.Cmd) *process {
+func launch(b testing.TB, cmd *exec.Cmd) *process {
 	b.Helper()
 	p := &process{cmd: cmd, errs: &bytes.Buffer{}}
 	p.stdin = must(cmd.StdinPipe())
@@ -53,7 +53,7 @@ func (p *process) kill() {
 }
 
 // stop asks it to drain and waits for its end.
-func (p *process) stop(b *testing.B) {
+func (p *process) stop(b testing.TB) {
 	b.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		b.Fatal(err)
@@ -63,7 +63,7 @@ func (p *process) stop(b *testing.B) {
 	}
 }
 
-func (p *process) line(b *testing.B) string {
+func (p *process) line(b testing.TB) string {
 	b.Helper()
 	if !p.lines.Scan() {
 		b.Fatalf("%v ended: %v\n%s", p.cmd.Args, p.lines.Err(), p.errs)
@@ -72,7 +72,7 @@ func (p *process) line(b *testing.B) string {
 }
 
 // round has a loop do its work once more.
-func (p *process) round(b *testing.B) cost {
+func (p *process) round(b testing.TB) cost {
 	b.Helper()
 	if _, err := io.WriteString(p.stdin, "\n"); err != nil {
 		b.Fatalf("%v\n%s", err, p.errs)
@@ -81,13 +81,13 @@ func (p *process) round(b *testing.B) cost {
 }
 
 // limit starts one of bench/limits.
-func limit(b *testing.B, args ...string) *process {
+func limit(b testing.TB, args ...string) *process {
 	b.Helper()
 	return launch(b, exec.Command(limits, args...))
 }
 
 // loop starts this binary again, to run one of our own loops in a process of its own.
-func loop(b *testing.B, name string, in any) *process {
+func loop(b testing.TB, name string, in any) *process {
 	b.Helper()
 	path := b.TempDir() + "/in.json"
 	if err := os.WriteFile(path, must(json.Marshal(in)), 0o600); err != nil {
