@@ -124,6 +124,9 @@ func TestAViewHoldsTheLogInItsOrder(t *testing.T) {
 	if diff := cmp.Diff([]string{"1 a", "2 b", "3 c"}, rows(first.Live, "a", "b", "c")); diff != "" {
 		t.Errorf("the first view (-want +got)\n%s", diff)
 	}
+	if l.Entries() != 5 {
+		t.Errorf("%d entries are counted as read", l.Entries())
+	}
 	if e := first.Live[0]; e.ExpireTime < asked.Add(journal.RevocationTTL).Unix() || e.NotBefore != 0 {
 		t.Errorf("an entry is %+v", e)
 	}

@@ -43,7 +43,8 @@ type Log struct {
 	waiting sync.Mutex
 	next    *tailRead // the read that callers who come now will share
 
-	unread  atomic.Bool  // the store said "changed" and the read that followed failed
+	unread  atomic.Bool // the store said "changed" and the read that followed failed
+	entries atomic.Uint64
 	freshAt atomic.Int64 // monotonic nanoseconds since start: when the last completed read began
 	start   time.Time
 }
@@ -200,6 +201,7 @@ func (l *Log) page(ctx context.Context) (more bool, err error) {
 		}
 	}
 	l.o.List.Apply(revocations...)
+	l.entries.Add(uint64(len(revocations)))
 	l.mu.Lock()
 	l.take(p, live, another)
 	for _, kid := range kids {
@@ -265,6 +267,9 @@ func (l *Log) KeyRevoked(kid string) bool {
 
 // Row is the position as a number, for metrics.
 func (l *Log) Row() int64 { return l.at().Row }
+
+// Entries counts what was read since New, whoever revoked it; a log that is read anew counts again.
+func (l *Log) Entries() uint64 { return l.entries.Load() }
 
 // Position is the opaque text of the cursor up to which the list is complete.
 func (l *Log) Position() string { return l.at().String() }
