@@ -30,7 +30,7 @@ import (
 )
 
 // gauges reads what a Prometheus would: a value by name and labels, such as `calls_total{outcome="accepted"}`. Of a histogram it has the
-// count and the sum.
+// count and the sum, and the label issuer is left out.
 type gauges struct {
 	metric.MeterProvider
 	registry *prometheus.Registry
@@ -73,7 +73,7 @@ func (g *gauges) read(t testing.TB) map[string]float64 {
 	return all
 }
 
-// expect compares those values that want has; NaN wants none of that name.
+// expect compares those values that want has, and wants none that are absent.
 func (g *gauges) expect(t testing.TB, when string, want map[string]float64, absent ...string) {
 	t.Helper()
 	got := g.read(t)
