@@ -29,6 +29,7 @@ type command struct {
 	about       string
 	setup       func(*flag.FlagSet) action
 	storeless   bool // works without a store
+	homeless    bool // and without an installation
 	asks        bool // reads a password
 }
 
@@ -131,7 +132,7 @@ func (c command) check(r *call) error {
 		return usage("-o must be %s or json", c.format())
 	case r.store.ConfigFile != "" && r.store.Dir != "":
 		return usage("-dir and -config name two installations: give one\nusage: %s", c.line())
-	case !c.storeless && r.store.ConfigFile == "" && r.store.Dir == "":
+	case !c.homeless && r.store.ConfigFile == "" && r.store.Dir == "":
 		return usage("say which installation: -dir .authsvc (the folder of serve -dev), or -config FILE (the file of serve -config)\nusage: %s", c.line())
 	}
 	return nil

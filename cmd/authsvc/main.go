@@ -39,6 +39,7 @@ func groups() []group {
 		{"session", "sessions: list, revoke", sessionCommands()},
 		{"revoke", "cut off an account, a client, a session, a token, or everything", revokeCommands()},
 		{"keys", "signing keys: list, rotate, revoke, rewrap", keyCommands()},
+		{"watchers", "who follows the trust feed of the running server", watcherCommands()},
 		{"audit", "the audit log: list", auditCommands()},
 		{"config", "the configuration: print, check", configCommands()},
 	}

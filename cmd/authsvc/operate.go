@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -127,21 +128,39 @@ func keysList(r *call) error {
 		}
 		rows = append(rows, []string{k.ID, k.State, when(k.PublishedAt), when(k.ActivatedAt), when(k.RetiredAt), when(k.GoneAt), seal})
 	}
-	return r.list(all, false, "KID STATE PUBLISHED ACTIVATED RETIRED GONE SEAL", rows)
+	if err := r.list(all, false, "KID STATE PUBLISHED ACTIVATED RETIRED GONE SEAL", rows); err != nil || r.output == "json" {
+		return err
+	}
+	for _, k := range all {
+		if k.Holding == nil {
+			continue
+		}
+		for _, line := range holders(k.ID, k.Holding) {
+			if _, err := fmt.Fprintln(r.stdout, clean(line)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func keysRotate(f *flag.FlagSet) action {
 	now := f.Bool("now", false, "even if the pending key is not published long enough: services that poll the key set may refuse tokens for up to 5 minutes")
 	return func(r *call) error {
-		kid, err := r.admin.RotateKeys(r.ctx, *now)
+		kid, held, err := r.admin.RotateKeys(r.ctx, *now)
 		if err != nil {
 			return err
 		}
-		text := "key %s is the signer; a running server follows within a second"
-		if *now {
-			text += ", and services that poll the key set may refuse its tokens for up to 5 minutes"
+		if held == nil {
+			return r.say(map[string]string{"signer": kid}, "key %s is the signer; a running server follows within a second", kid)
 		}
-		return r.say(map[string]string{"signer": kid}, text, kid)
+		if r.output != "json" && (held.Unknown != "" || len(held.Lacking) > 0) {
+			for _, line := range holders(kid, held) {
+				fmt.Fprintf(r.stderr, "authsvc: warning: %s\n", clean(line))
+			}
+		}
+		return r.say(map[string]any{"signer": kid, "feed": held},
+			"key %s is the signer; a running server follows within a second, and services that poll the key set may refuse its tokens for up to 5 minutes", kid)
 	}
 }
 
@@ -222,8 +241,8 @@ func sinceTime(text string, now time.Time) (time.Time, error) {
 
 func configCommands() []command {
 	return []command{
-		{group: "config", name: "print", about: "print what holds: defaults, the file, and the environment", setup: none(configPrint), storeless: true},
-		{group: "config", name: "check", about: "say what would keep the server from starting", setup: none(configCheck), storeless: true},
+		{group: "config", name: "print", about: "print what holds: defaults, the file, and the environment", setup: none(configPrint), storeless: true, homeless: true},
+		{group: "config", name: "check", about: "say what would keep the server from starting", setup: none(configCheck), storeless: true, homeless: true},
 	}
 }
 

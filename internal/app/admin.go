@@ -18,6 +18,7 @@ import (
 	"github.com/authsvc/authsvc/internal/config"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/keys"
 	"github.com/authsvc/authsvc/internal/password"
 	"github.com/authsvc/authsvc/internal/service"
 	"github.com/authsvc/authsvc/internal/session"
@@ -360,7 +361,7 @@ func (a *Admin) keys() (*service.Keys, error) {
 	return service.NewKeys(service.KeysOptions{Store: a.db.Keys(), Sealer: sealer, Config: a.cfg.Keys, Tail: committed{}})
 }
 
-// Keys lists the signing keys that are not gone.
+// Keys lists the signing keys that are not gone. Of a pending one it says which watchers of the running server hold it.
 func (a *Admin) Keys(ctx context.Context) ([]Key, error) {
 	k, err := a.keys()
 	if err != nil {
@@ -369,18 +370,30 @@ func (a *Admin) Keys(ctx context.Context) ([]Key, error) {
 	all, err := k.List(ctx)
 	views := make([]Key, 0, len(all))
 	for _, one := range all {
-		views = append(views, viewKey(one, k.Current(one)))
+		v := viewKey(one, k.Current(one))
+		if one.State == keys.Pending {
+			watchers, unknown := askWatchers(ctx, a.cfg.Admin.Socket)
+			v.Holding = holding(one.ID, watchers, unknown)
+		}
+		views = append(views, v)
 	}
 	return views, err
 }
 
-// RotateKeys promotes the pending key, atOnce even before it has been published long enough, and gives the signer's kid.
-func (a *Admin) RotateKeys(ctx context.Context, atOnce bool) (string, error) {
+// RotateKeys promotes the pending key, atOnce even before it has been published long enough, and gives the signer's kid; of one
+// that was promoted at once also which watchers of the running server held it before.
+func (a *Admin) RotateKeys(ctx context.Context, atOnce bool) (kid string, held *Holding, err error) {
 	k, err := a.keys()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return k.Rotate(ctx, a.caller, atOnce)
+	if !atOnce {
+		kid, err = k.Rotate(ctx, a.caller, false)
+		return kid, nil, err
+	}
+	watchers, unknown := askWatchers(ctx, a.cfg.Admin.Socket)
+	kid, err = k.Rotate(ctx, a.caller, true)
+	return kid, holding(kid, watchers, unknown), err
 }
 
 // RevokeKey makes one key compromised.

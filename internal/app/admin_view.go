@@ -86,6 +86,7 @@ type Key struct {
 	ActivatedAt time.Time `json:"activate_time,omitzero"`
 	RetiredAt   time.Time `json:"retire_time,omitzero"`
 	GoneAt      time.Time `json:"gone_time,omitzero"`
+	Holding     *Holding  `json:"feed,omitempty"` // of a pending key: who has it already
 }
 
 // AuditRecord is one record of the audit log.

@@ -45,6 +45,7 @@ import (
 // is said, and port 0 is known.
 type Doors struct {
 	HTTP, GRPC, Ops net.Listener
+	admin           *socket // nil where there is none
 }
 
 // Listen opens the three listeners, or none.
@@ -62,8 +63,19 @@ func Listen(cfg config.Config) (d *Doors, err error) {
 	return d, nil
 }
 
+// listenAdmin opens the operators' socket, if there is to be one.
+func (d *Doors) listenAdmin(c config.Admin) (err error) {
+	if c.Socket != "" {
+		d.admin, err = listenSocket(c.Socket)
+	}
+	return named("admin.socket", err)
+}
+
 // Close closes what is open; a listener that a server has closed already is no error.
 func (d *Doors) Close() (err error) {
+	if d.admin != nil {
+		err = d.admin.Close()
+	}
 	for _, l := range []net.Listener{d.HTTP, d.GRPC, d.Ops} {
 		if l != nil {
 			if e := l.Close(); e != nil && !errors.Is(e, net.ErrClosed) {
@@ -102,6 +114,7 @@ type App struct {
 	health *healthServer
 	http   *http.Server
 	ops    *http.Server
+	admin  *grpc.Server // nil without a socket
 	state  atomic.Int32 // starting, serving, draining
 }
 
@@ -130,7 +143,8 @@ func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer)
 		a.buildGRPC,     // 7. the gRPC door
 		a.buildHTTP,     // 8. REST and OAuth
 		a.buildOps,      // 9. health and metrics
-		a.buildGauges,   // 10. figures read when somebody looks
+		a.buildAdmin,    // 10. who watches, for operators
+		a.buildGauges,   // 11. figures read when somebody looks
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -342,6 +356,22 @@ func (a *App) buildOps(context.Context) error {
 	return nil
 }
 
+func (a *App) buildAdmin(context.Context) error {
+	if a.doors.admin == nil {
+		return nil
+	}
+	door, err := rpc.NewAdmin(rpc.AdminOptions{Feed: a.feed, Logger: a.log, Panics: a.meter.panicked, Tracer: a.telemetry.tracer, Meter: a.meter.provider})
+	if err != nil {
+		return err
+	}
+	a.doors.admin.refused = func(uid int) {
+		a.log.Warn("a stranger asked at the admin socket, whose mode others may have widened", "uid", uid)
+	}
+	a.admin = rpc.NewAdminServer()
+	door.Register(a.admin)
+	return nil
+}
+
 func (a *App) buildGauges(context.Context) error {
 	return a.meter.observe([]gauge{
 		{"authsvc.revocation.position", "", "Newest row of the revocation log that this replica holds.", func() float64 { return float64(a.tail.Row()) }},
@@ -414,6 +444,9 @@ func RunConfig(ctx context.Context, cfg config.Config, stderr io.Writer) (err er
 		return err
 	}
 	defer doors.Close() //nolint:errcheck // Run closes them; this is for the early ways out
+	if err := doors.listenAdmin(cfg.Admin); err != nil {
+		return err
+	}
 	a, err := New(ctx, cfg, doors, stderr)
 	if err != nil {
 		return err

@@ -37,6 +37,7 @@ const (
 	devIssuer   = "issuer"
 	devDemo     = "demo.json"
 	devReady    = "dev.json"
+	devSocket   = "admin.sock"
 )
 
 // demo is the account and the clients of a dev folder, kept in demo.json so that every start can say them again.
@@ -85,9 +86,13 @@ func RunDev(ctx context.Context, o DevOptions, stdout, stderr io.Writer) (err er
 	if cfg.Issuer, err = devIssuerOf(path(devIssuer), o.Issuer, strings.TrimSuffix("http://"+doors.HTTP.Addr().String(), ":80")); err != nil {
 		return err
 	}
+	unheard := doors.listenAdmin(cfg.Admin)
 	a, err := New(ctx, cfg, doors, stderr)
 	if err != nil {
 		return err
+	}
+	if unheard != nil { // as where another server runs in this folder; nothing but a command or two needs it
+		a.log.Warn("this server cannot be asked who watches", "error", unheard)
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
 	d, err := a.demo(ctx, path(devDemo))
@@ -113,6 +118,7 @@ func devConfig(dir string) config.Config {
 	cfg := config.Default()
 	cfg.GRPC.Reflection = true
 	cfg.Database.Path = filepath.Join(dir, devDatabase)
+	cfg.Admin.Socket = filepath.Join(dir, devSocket)
 	cfg.Secrets = config.Secrets{KeyEncryptionKeysFile: filepath.Join(dir, devKEK), RefreshKeysFile: filepath.Join(dir, devRefresh)}
 	return cfg
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"log"
 	"log/slog"
+	"net"
 	"net/http"
 
 	"github.com/authsvc/authsvc/internal/config"
@@ -37,3 +38,21 @@ func ErrorLog(logger *slog.Logger) *log.Logger { return errorLog(logger) }
 func Following(ctx context.Context, logger *slog.Logger, refresh func(context.Context) error) error {
 	return following(ctx, logger, refresh)
 }
+
+// ListenSocket opens the operators' socket.
+func ListenSocket(path string) (net.Listener, error) {
+	s, err := listenSocket(path)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// DialSocket connects to it.
+func DialSocket(ctx context.Context, path string) (net.Conn, error) { return dialSocket(ctx, path) }
+
+// Admits says who may ask a server that runs as own.
+func Admits(uid, own int) bool { return admits(uid, own) }
+
+// PeerUID gives the user who connected.
+func PeerUID(c *net.UnixConn) (int, error) { return peerUID(c) }

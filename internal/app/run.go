@@ -37,6 +37,9 @@ func (a *App) Run(ctx context.Context, listening func() error) error {
 	start("gRPC", func(context.Context) error { return a.grpc.Serve(a.doors.GRPC) })
 	start("HTTP", func(context.Context) error { return serveHTTP(a.http, a.doors.HTTP) })
 	start("ops", func(context.Context) error { return serveHTTP(a.ops, a.doors.Ops) })
+	if a.admin != nil {
+		start("admin", func(context.Context) error { return a.admin.Serve(a.doors.admin) })
+	}
 	err := listening()
 	if err == nil {
 		a.state.Store(serving)
@@ -108,6 +111,9 @@ func (a *App) drain() {
 		}
 	})
 	wg.Wait()
+	if a.admin != nil {
+		a.admin.Stop() // which waits for the call that is under way
+	}
 	if err := a.ops.Shutdown(ctx); err != nil {
 		_ = a.ops.Close()
 	}

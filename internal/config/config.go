@@ -20,6 +20,8 @@ type Config struct {
 	GRPC GRPC `yaml:"grpc"`
 	// Ops is the listener of health, readiness and metrics; never to be public.
 	Ops Ops `yaml:"ops"`
+	// Admin is the operators' socket.
+	Admin Admin `yaml:"admin"`
 	// Database is where accounts, clients, sessions, keys and the revocation log live.
 	Database Database `yaml:"database"`
 	// Secrets names the files that hold the key-encryption keys and the refresh keys.
@@ -67,6 +69,13 @@ type Ops struct {
 	Address string `yaml:"address"`
 	// PProf serves /debug/pprof.
 	PProf bool `yaml:"pprof"`
+}
+
+// Admin is what the server tells operators on its own machine, such as who follows the trust feed.
+type Admin struct {
+	// Socket is a Unix socket that the server makes, for its own user and root alone; its folder must exist and be the service's
+	// own. Each server has its own. There is none if empty.
+	Socket string `yaml:"socket"`
 }
 
 // Database is the store.

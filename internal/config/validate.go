@@ -37,6 +37,7 @@ func (c Config) Validate() error {
 	p.listener("grpc", c.GRPC.Listener)
 	p.ops(c.Ops)
 	p.distinct(c)
+	p.admin(c.Admin)
 	p.database(c.Database)
 	p.keyFile("secrets.key_encryption_keys_file", c.Secrets.KeyEncryptionKeysFile)
 	p.keyFile("secrets.refresh_keys_file", c.Secrets.RefreshKeysFile)
@@ -175,19 +176,35 @@ func (p *problems) database(d Database) {
 		p.add(setting, "is required: the SQLite file, in a folder of the service's own")
 		return
 	}
-	dir, err := os.Stat(filepath.Dir(d.Path))
+	p.folder(setting, filepath.Dir(d.Path))
+	if file, err := os.Stat(d.Path); err == nil && !file.Mode().IsRegular() {
+		p.add(setting, "%s is not a regular file", d.Path)
+	}
+}
+
+func (p *problems) admin(a Admin) {
+	const setting = "admin.socket"
+	if a.Socket == "" {
+		return
+	}
+	p.folder(setting, filepath.Dir(a.Socket))
+	if file, err := os.Lstat(a.Socket); err == nil && file.Mode().Type() != fs.ModeSocket {
+		p.add(setting, "%s is there and is not a socket", a.Socket)
+	}
+}
+
+// folder checks one in which the service alone may make files.
+func (p *problems) folder(setting, path string) {
+	dir, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		p.add(setting, "the folder %s does not exist: create it with mode 0700", filepath.Dir(d.Path))
+		p.add(setting, "the folder %s does not exist: create it with mode 0700", path)
 	case err != nil:
 		p.add(setting, "%w", err)
 	case !dir.IsDir():
-		p.add(setting, "%s is not a folder", filepath.Dir(d.Path))
+		p.add(setting, "%s is not a folder", path)
 	case dir.Mode().Perm()&0o022 != 0:
-		p.add(setting, "others may write to the folder %s (mode %04o): make it 0700", filepath.Dir(d.Path), dir.Mode().Perm())
-	}
-	if file, err := os.Stat(d.Path); err == nil && !file.Mode().IsRegular() {
-		p.add(setting, "%s is not a regular file", d.Path)
+		p.add(setting, "others may write to the folder %s (mode %04o): make it 0700", path, dir.Mode().Perm())
 	}
 }
 

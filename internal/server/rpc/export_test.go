@@ -2,9 +2,11 @@ package rpc
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
 	"github.com/authsvc/authsvc/internal/fault"
@@ -27,7 +29,7 @@ func (h *Hub) WatchWithout(ctx context.Context, cursor string, send func(*authsv
 	defer cancel(nil)
 	var client ids.Client
 	now := time.Now()
-	w, err := h.enter(client, func(cause *fault.Error) { cancel(cause) })
+	w, err := h.enter(client, netip.Addr{}, func(cause *fault.Error) { cancel(cause) })
 	if err != nil {
 		return err
 	}
@@ -43,4 +45,32 @@ func (h *Hub) WatchWithout(ctx context.Context, cursor string, send func(*authsv
 		return send(m.(*authsvcv1.WatchTrustResponse))
 	}}
 	return v.run(ctx, from)
+}
+
+// PublicRule says why the public door would not serve a method by the rule in its proto; nil where it would.
+func PublicRule(m protoreflect.MethodDescriptor) error {
+	_, err := readRule(m)
+	return err
+}
+
+// OperatorRule is the same for the operators' door.
+func OperatorRule(m protoreflect.MethodDescriptor) error {
+	_, err := readOperatorRule(m)
+	return err
+}
+
+// SharedKids reports whether all who watch hold one and the same list of kids.
+func (h *Hub) SharedKids() bool {
+	all, _ := h.page(0, maxWatchersPage)
+	var first []string
+	for i, w := range all {
+		kids := w.holds.Load().kids
+		if i == 0 {
+			first = kids
+		}
+		if len(kids) == 0 || &kids[0] != &first[0] {
+			return false
+		}
+	}
+	return len(all) > 0
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/authsvc/authsvc/internal/fault"
@@ -52,9 +54,11 @@ type Hub struct {
 	// leaves, counts or drains. It is taken before mu.
 	order sync.Mutex
 	at    standing // what has been handed to all who have joined
+	named naming   // the key set that was looked at last
 
 	mu       sync.Mutex
 	watchers map[*watcher]struct{}
+	entered  uint64                // how many there have been
 	joined   map[*watcher]struct{} // those that have all of at, or will before what comes through their queue
 	clients  map[ids.Client]int    // how many of them are whose
 	draining bool
@@ -77,6 +81,7 @@ type HubStats struct {
 type standing struct {
 	view   revocation.View
 	keySet []byte
+	kids   []string // of the key set; all who hold it share them
 }
 
 func (s standing) same(other standing) bool {
@@ -93,16 +98,22 @@ type whole struct {
 
 // watcher is one open stream.
 type watcher struct {
-	client ids.Client
-	end    func(cause *fault.Error) // also of a send that is blocked
-	queue  chan *event
+	id      uint64 // greater than that of all who came before
+	client  ids.Client
+	address netip.Addr // invalid where it is not known
+	start   time.Time
+	end     func(cause *fault.Error) // also of a send that is blocked
+	queue   chan *event
+	// What it was sent, for who asks: where it stands since its snapshot was whole, and the standing of its last heartbeat. Both
+	// are without entries, and those of the hub's events, so that keeping them takes a store and no memory.
+	holds, heard atomic.Pointer[standing]
 }
 
 // event is what the hub hands out: a change, or the sign for a heartbeat, with where all who have joined then stand.
 type event struct {
 	frames []frame
 	beat   bool
-	at     standing // of a beat
+	at     *standing // without its entries
 }
 
 // NewHub makes a hub; nobody gets anything new before Run.
@@ -160,18 +171,19 @@ func (h *Hub) step(beat bool) {
 	if beat {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.hand(&event{beat: true, at: h.at})
+		h.hand(&event{beat: true, at: h.at.bare()})
 	}
 }
 
 // advance moves to where the log and the keys are, and hands what lies between to all who have joined. Under h.order.
 func (h *Hub) advance() {
 	next := standing{view: h.o.Log.View(), keySet: h.o.KeySet()}
+	next.kids = h.named.of(next.keySet)
 	h.mu.Lock()
 	joined := len(h.joined) > 0 // nobody joins meanwhile
 	h.mu.Unlock()
 	if joined && !h.at.same(next) {
-		e := &event{}
+		e := &event{at: next.bare()}
 		err := deltas(h.at, next, func(f frame) error { e.frames = append(e.frames, f); return nil })
 		h.mu.Lock()
 		if err != nil { // nobody may miss it
@@ -223,7 +235,7 @@ func (h *Hub) Stats() HubStats {
 }
 
 // enter counts a watcher in, and leave out; nothing is handed to it before it has joined.
-func (h *Hub) enter(c ids.Client, end func(cause *fault.Error)) (*watcher, error) {
+func (h *Hub) enter(c ids.Client, address netip.Addr, end func(cause *fault.Error)) (*watcher, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -232,7 +244,8 @@ func (h *Hub) enter(c ids.Client, end func(cause *fault.Error)) (*watcher, error
 	case len(h.watchers) >= h.o.MaxWatchers || h.clients[c] >= h.o.MaxPerClient:
 		return nil, &fault.Error{Kind: fault.Limited, Reason: fault.Overloaded, Message: "too many watch already", RetryAfter: 5 * time.Second}
 	}
-	w := &watcher{client: c, end: end, queue: make(chan *event, queued)}
+	h.entered++
+	w := &watcher{id: h.entered, client: c, address: address, start: time.Now(), end: end, queue: make(chan *event, queued)}
 	h.watchers[w] = struct{}{}
 	h.clients[c]++
 	return w, nil

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -31,21 +32,25 @@ type rule struct {
 	scopes []string
 }
 
-// readRules builds the table from the descriptors of the services; a method without a rule is an error, so that a
-// forgotten one cannot be served.
-func readRules() (map[string]*rule, error) {
+// publicRules is the table of the services that everybody may reach.
+func publicRules() (map[string]*rule, error) {
+	return readRules(readRule, authsvcv1.File_authsvc_v1_auth_proto, authsvcv1.File_authsvc_v1_session_proto,
+		authsvcv1.File_authsvc_v1_account_proto, authsvcv1.File_authsvc_v1_trust_proto)
+}
+
+// readRules builds a table from the descriptors of the services; a method whose rule its door cannot keep is an error, so
+// that none is served by less than its proto says.
+func readRules(read func(protoreflect.MethodDescriptor) (*rule, error), files ...protoreflect.FileDescriptor) (map[string]*rule, error) {
 	rules := map[string]*rule{}
-	files := []protoreflect.FileDescriptor{authsvcv1.File_authsvc_v1_auth_proto, authsvcv1.File_authsvc_v1_session_proto,
-		authsvcv1.File_authsvc_v1_account_proto, authsvcv1.File_authsvc_v1_trust_proto}
 	for _, f := range files {
 		for i := range f.Services().Len() {
 			s := f.Services().Get(i)
 			for k := range s.Methods().Len() {
 				m := s.Methods().Get(k)
 				name := fmt.Sprintf("/%s/%s", s.FullName(), m.Name())
-				r, ok := readRule(m)
-				if !ok {
-					return nil, fmt.Errorf("rpc: %s has no authsvc.policy.v1.rule", name)
+				r, err := read(m)
+				if err != nil {
+					return nil, fmt.Errorf("rpc: %s: %w", name, err)
 				}
 				rules[name] = r
 			}
@@ -54,24 +59,50 @@ func readRules() (map[string]*rule, error) {
 	return rules, nil
 }
 
-func readRule(m protoreflect.MethodDescriptor) (*rule, bool) {
-	if !proto.HasExtension(m.Options(), policyv1.E_Rule) {
-		return nil, false
-	}
+// ruleOf reads what a method's proto says of who may call it.
+func ruleOf(m protoreflect.MethodDescriptor) (*policyv1.Rule, error) {
 	p, ok := proto.GetExtension(m.Options(), policyv1.E_Rule).(*policyv1.Rule)
-	if !ok {
-		return nil, false
+	if !ok || !proto.HasExtension(m.Options(), policyv1.E_Rule) {
+		return nil, errors.New("it has no authsvc.policy.v1.rule")
+	}
+	return p, nil
+}
+
+// readRule reads the rule of a method at the public door.
+func readRule(m protoreflect.MethodDescriptor) (*rule, error) {
+	p, err := ruleOf(m)
+	if err != nil {
+		return nil, err
+	}
+	if p.GetSensitive() || p.GetHonourExp() {
+		return nil, errors.New("its rule is sensitive or honours exp: this door reads the log itself, at most a second ago, and keeps no other age")
 	}
 	switch who := p.GetWho().(type) {
 	case *policyv1.Rule_Public, *policyv1.Rule_Holder:
-		return &rule{open: true}, true
+		return &rule{open: true}, nil
 	case *policyv1.Rule_User:
-		return &rule{user: true, bearer: true, scopes: who.User.GetScopes()}, true
+		return &rule{user: true, bearer: true, scopes: who.User.GetScopes()}, nil
 	case *policyv1.Rule_Client:
-		return &rule{client: true, bearer: true, scopes: []string{who.Client.GetScope()}}, true
+		return &rule{client: true, bearer: true, scopes: []string{who.Client.GetScope()}}, nil
+	case *policyv1.Rule_Authenticated:
+		return nil, errors.New("its rule is authenticated: a method of this door is for a user or for a client")
+	case *policyv1.Rule_Operator:
+		return nil, errors.New("its rule is operator: it is for the admin listener alone")
 	default:
-		return nil, false
+		return nil, errors.New("its rule names nobody")
 	}
+}
+
+// readOperatorRule reads the rule of a method at the operators' door. Its listener has judged who calls.
+func readOperatorRule(m protoreflect.MethodDescriptor) (*rule, error) {
+	p, err := ruleOf(m)
+	switch {
+	case err != nil:
+		return nil, err
+	case p.GetOperator() == nil || p.GetSensitive() || p.GetHonourExp():
+		return nil, errors.New("its rule is not operator and nothing else, and the admin listener knows no other")
+	}
+	return &rule{open: true}, nil
 }
 
 type clientKey struct{}

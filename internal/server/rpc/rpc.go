@@ -94,7 +94,7 @@ func New(o Options) (*Door, error) {
 		o.KeySet == nil || o.Verifier == nil || o.Fresh == nil || o.Logger == nil || o.Panics == nil || o.Tracer == nil || o.Meter == nil {
 		return nil, errors.New("rpc: every option is required")
 	}
-	rules, err := readRules()
+	rules, err := publicRules()
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ func (s trustServer) WatchTrust(r *authsvcv1.WatchTrustRequest, stream grpc.Serv
 	if err := grpc.SetSendCompressor(ctx, encoding.Identity); err != nil {
 		return err
 	}
-	w, err := s.d.o.Feed.enter(authenticated(ctx).ID, ending(ctx))
+	w, err := s.d.o.Feed.enter(authenticated(ctx).ID, s.d.caller(ctx).IP, ending(ctx))
 	if err != nil {
 		return err
 	}
@@ -73,11 +73,14 @@ func (v *watch) start(ctx context.Context, from revocation.Cursor) error {
 	if err != nil {
 		return err
 	}
+	v.watcher.holds.Store(at.bare())
 	joined := v.hub.join(v.watcher)
 	if err := deltas(at, joined, v.sendFrame); err != nil {
 		return err
 	}
-	return v.heartbeat(joined)
+	now := joined.bare()
+	v.watcher.holds.Store(now)
+	return v.heartbeat(now)
 }
 
 // begin sends the snapshot: what follows the caller's cursor, or everything. It gives where the caller then stands.
@@ -137,6 +140,7 @@ func (v *watch) deliver(e *event) error {
 		}
 	}
 	if !e.beat {
+		v.watcher.holds.Store(e.at)
 		return nil
 	}
 	if err := v.rejudge(); err != nil {
@@ -147,11 +151,15 @@ func (v *watch) deliver(e *event) error {
 
 // heartbeat tells the caller, who has been sent all of a standing, how old that is. Elapsed less lag is when it was known, by
 // the clock that began with the call, however late this is sent.
-func (v *watch) heartbeat(at standing) error {
+func (v *watch) heartbeat(at *standing) error {
 	now := time.Now()
-	return v.send(&authsvcv1.WatchTrustResponse{Event: &authsvcv1.WatchTrustResponse_Heartbeat{Heartbeat: &authsvcv1.TrustHeartbeat{
+	err := v.send(&authsvcv1.WatchTrustResponse{Event: &authsvcv1.WatchTrustResponse_Heartbeat{Heartbeat: &authsvcv1.TrustHeartbeat{
 		Cursor: at.view.Cursor.String(), Elapsed: durationpb.New(now.Sub(v.received)), Lag: durationpb.New(now.Sub(at.view.Known)),
 		ServerTime: timestamppb.New(now)}}})
+	if err == nil {
+		v.watcher.heard.Store(at)
+	}
+	return err
 }
 
 // maxEntries is how many entries one message carries: at most 42 bytes each, so that with the key set it stays under 512 KiB.
