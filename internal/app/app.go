@@ -141,7 +141,7 @@ func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer)
 		a.buildKeys,     // 5. the ring; an empty database gets its keys
 		a.buildCore,     // 6. the use cases
 		a.buildGRPC,     // 7. the gRPC door
-		a.buildHTTP,     // 8. REST and OAuth
+		a.buildHTTP,     // 8. REST, OAuth, and what proxies ask
 		a.buildOps,      // 9. health and metrics
 		a.buildAdmin,    // 10. who watches, for operators
 		a.buildGauges,   // 11. figures read when somebody looks
@@ -322,8 +322,12 @@ func (a *App) buildHTTP(context.Context) error {
 	if err != nil {
 		return err
 	}
+	routes := extra.Routes()
+	if err := a.openToProxies(door, routes); err != nil {
+		return err
+	}
 	handler, err := rest.New(rest.Options{Channel: channel, Status: rpc.StatusOf, Admit: door.Admit, TrustedProxies: a.cfg.Gateway.TrustedProxies,
-		CORSOrigins: a.cfg.Gateway.CORSOrigins, KeySet: a.keySet, Extra: extra.Routes(), BasePath: strings.TrimSuffix(issuer.Path, "/"),
+		CORSOrigins: a.cfg.Gateway.CORSOrigins, KeySet: a.keySet, Extra: routes, BasePath: strings.TrimSuffix(issuer.Path, "/"),
 		OpenAPI: openapi.Document(), Logger: a.log, Panicked: a.meter.panicked})
 	if err != nil {
 		return err

@@ -40,6 +40,9 @@ const (
 	devSocket   = "admin.sock"
 )
 
+// demoAudience is the API of the demo clients.
+const demoAudience = "https://demo-api.example"
+
 // demo is the account and the clients of a dev folder, kept in demo.json so that every start can say them again.
 type demo struct {
 	Username            string     `json:"username"`
@@ -117,6 +120,7 @@ func RunDev(ctx context.Context, o DevOptions, stdout, stderr io.Writer) (err er
 func devConfig(dir string) config.Config {
 	cfg := config.Default()
 	cfg.GRPC.Reflection = true
+	cfg.ForwardAuth.Audiences = []string{demoAudience}
 	cfg.Database.Path = filepath.Join(dir, devDatabase)
 	cfg.Admin.Socket = filepath.Join(dir, devSocket)
 	cfg.Secrets = config.Secrets{KeyEncryptionKeysFile: filepath.Join(dir, devKEK), RefreshKeysFile: filepath.Join(dir, devRefresh)}
@@ -187,7 +191,7 @@ func (a *App) demo(ctx context.Context, path string) (demo, error) {
 	err := readSecret(path, &d)
 	if errors.Is(err, fs.ErrNotExist) {
 		d = demo{Username: "demo", Password: ids.Secret()[:24], PublicClientID: ids.New[ids.Client](), ServiceClientID: ids.New[ids.Client](),
-			ServiceClientSecret: ids.Secret(), Audience: "https://demo-api.example"}
+			ServiceClientSecret: ids.Secret(), Audience: demoAudience}
 		var content []byte
 		if content, err = json.MarshalIndent(d, "", "  "); err == nil { //nolint:gosec // the demo's password is what this file is for
 			err = writeWhole(path, append(content, '\n'))

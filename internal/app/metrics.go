@@ -13,7 +13,9 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
+	"github.com/authsvc/authsvc/guard"
 	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/server/extauthz"
 )
 
 // metrics counts what the core does, by outcome. Every label value comes from a closed list.
@@ -21,8 +23,9 @@ type metrics struct {
 	provider *sdkmetric.MeterProvider
 	handler  http.Handler
 
-	logins, refreshes, revocations, introspections, panics metric.Int64Counter
-	outcomes                                               map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
+	logins, refreshes, revocations, introspections, proxies, panics metric.Int64Counter
+	outcomes                                                        map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
+	answers                                                         map[string]metric.MeasurementOption // to proxies, for the same reason
 }
 
 func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
@@ -33,7 +36,8 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 		return nil, err
 	}
 	m := &metrics{provider: sdkmetric.NewMeterProvider(append(also, sdkmetric.WithReader(exporter))...),
-		handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), outcomes: map[string]metric.MeasurementOption{}}
+		handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), outcomes: map[string]metric.MeasurementOption{},
+		answers: map[string]metric.MeasurementOption{"": outcomeOf("ok")}}
 	meter := m.provider.Meter("github.com/authsvc/authsvc")
 	for _, c := range []struct {
 		into *metric.Int64Counter
@@ -44,6 +48,7 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 		{&m.refreshes, "authsvc.refreshes", "Refreshes, by outcome; refresh_reused is theft, refresh_superseded a late duplicate."},
 		{&m.revocations, "authsvc.revocations", "Revocations by token holders, by kind of token."},
 		{&m.introspections, "authsvc.introspections", "Introspected tokens, by outcome."},
+		{&m.proxies, "authsvc.forward_auth", "Requests that a reverse proxy asked about, by outcome: ok, or why not; misconfigured is a proxy's configuration that is not understood, undecided a replica that could not judge."},
 		{&m.panics, "authsvc.panics", "Handlers that panicked."},
 	} {
 		if *c.into, err = meter.Int64Counter(c.name, metric.WithDescription(c.help)); err != nil {
@@ -52,6 +57,10 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 	}
 	for _, o := range []string{"active", "inactive"} {
 		m.outcomes[o] = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", o)))
+	}
+	for _, reason := range []string{guard.ReasonTokenInvalid, guard.ReasonTokenExpired, guard.ReasonTokenRevoked, guard.ReasonScopeInsufficient,
+		guard.ReasonPermissionDenied, guard.ReasonReplicaStale, extauthz.Misconfigured, extauthz.Undecided} {
+		m.answers[reason] = outcomeOf(strings.ToLower(reason))
 	}
 	m.begin()
 	return m, nil
@@ -99,6 +108,9 @@ func (m *metrics) Revoke(kind string) {
 func (m *metrics) Introspect(outcome string, n int) {
 	m.introspections.Add(context.Background(), int64(n), m.outcomes[outcome])
 }
+
+// proxied counts an answer to a reverse proxy.
+func (m *metrics) proxied(outcome string) { m.proxies.Add(context.Background(), 1, m.answers[outcome]) }
 
 func (m *metrics) panicked() { m.panics.Add(context.Background(), 1) }
 

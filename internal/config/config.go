@@ -8,6 +8,7 @@ import (
 
 	"github.com/authsvc/authsvc/internal/keys"
 	"github.com/authsvc/authsvc/internal/password"
+	"github.com/authsvc/authsvc/internal/server/extauthz"
 )
 
 // Config is everything that `authsvc serve` is told.
@@ -28,6 +29,8 @@ type Config struct {
 	Secrets Secrets `yaml:"secrets"`
 	// Gateway is what the HTTP listener trusts.
 	Gateway Gateway `yaml:"gateway"`
+	// ForwardAuth is what reverse proxies may ask.
+	ForwardAuth extauthz.Config `yaml:"forward_auth"`
 	// Keys says how signing keys rotate.
 	Keys keys.Config `yaml:"keys"`
 	// Password says what a password hash costs and how many run at once.
@@ -128,13 +131,14 @@ type Telemetry struct {
 // Default is the configuration before the file is read.
 func Default() Config {
 	return Config{
-		HTTP:      Listener{Address: "127.0.0.1:8080"},
-		GRPC:      GRPC{Listener: Listener{Address: "127.0.0.1:9090"}},
-		Ops:       Ops{Address: "127.0.0.1:9091"},
-		Keys:      keys.DefaultConfig(),
-		Password:  password.DefaultConfig(),
-		Session:   Session{MaxPerAccount: 100},
-		Log:       Log{Level: "info", Format: "auto"},
-		Telemetry: Telemetry{SampleRatio: 0.01},
+		HTTP:        Listener{Address: "127.0.0.1:8080"},
+		GRPC:        GRPC{Listener: Listener{Address: "127.0.0.1:9090"}},
+		Ops:         Ops{Address: "127.0.0.1:9091"},
+		ForwardAuth: extauthz.DefaultConfig(),
+		Keys:        keys.DefaultConfig(),
+		Password:    password.DefaultConfig(),
+		Session:     Session{MaxPerAccount: 100},
+		Log:         Log{Level: "info", Format: "auto"},
+		Telemetry:   Telemetry{SampleRatio: 0.01},
 	}
 }

@@ -45,6 +45,7 @@ func (c Config) Validate() error {
 		p.add("secrets.refresh_keys_file", "must not be the file of the key-encryption keys: give each its own")
 	}
 	p.gateway(c.Gateway)
+	p.nested("forward_auth", c.ForwardAuth.Validate())
 	p.nested("keys", c.Keys.Validate())
 	p.nested("password", c.Password.Validate())
 	if n := c.Session.MaxPerAccount; n < 1 || n > 10_000 {
