@@ -59,7 +59,7 @@ func dialLoopback(ctx context.Context, address string) (net.Conn, error) {
 	}
 	if to, ok := conn.RemoteAddr().(*net.TCPAddr); !ok || !to.IP.IsLoopback() {
 		_ = conn.Close() // nothing was said on it
-		return nil, errors.New("guard: without TLS a feed comes from a loopback address only")
+		return nil, errors.New("guard: without TLS only a loopback address is spoken to")
 	}
 	return conn, nil
 }
