@@ -1,7 +1,7 @@
 // Package guard puts an access token's verdict in front of handlers: gRPC interceptors, unary and stream, and net/http
 // middleware, over one table of rules that denies what it does not name. It owns who may call what and how a refusal is
 // said; whether a token is good is package verify's business alone. It owns too the client of the trust feed, which tells a
-// verifier the issuer's keys and what has been revoked.
+// verifier the issuer's keys and what has been revoked, and the source of the tokens with which a service calls others.
 //
 //	g, err := guard.New(guard.Options{
 //		Verifier: v,
