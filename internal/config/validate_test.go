@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net/netip"
 	"os"
@@ -81,6 +82,7 @@ func TestValidateAccepts(t *testing.T) {
 		{"port 0 three times", func(_ *testing.T, c *config.Config, _ string) {
 			c.HTTP.Address, c.GRPC.Address, c.Ops.Address = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 		}},
+		{"an admin socket in a folder of the service's own", func(_ *testing.T, c *config.Config, dir string) { c.Admin.Socket = dir + "/s" }},
 		{"exact origins and networks", func(_ *testing.T, c *config.Config, _ string) {
 			c.Gateway.CORSOrigins = []string{"https://app.example.com", "http://localhost:3000"}
 			c.Gateway.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
@@ -141,6 +143,14 @@ func TestValidateRefuses(t *testing.T) {
 			}
 		}, "others may write to the folder"},
 		{"a database that is a folder", func(_ *testing.T, c *config.Config, dir string) { c.Database.Path = dir }, "is not a regular file"},
+		{"an admin socket in no folder", func(_ *testing.T, c *config.Config, dir string) { c.Admin.Socket = dir + "/none/s" }, "admin.socket: the folder"},
+		{"an admin socket in a folder for everyone", func(t *testing.T, c *config.Config, dir string) {
+			c.Admin.Socket = dir + "/shared/s"
+			if err := errors.Join(os.Mkdir(dir+"/shared", 0o700), os.Chmod(dir+"/shared", 0o777)); err != nil {
+				t.Fatal(err)
+			}
+		}, "admin.socket: others may write to the folder"},
+		{"an admin socket where a file is", func(_ *testing.T, c *config.Config, _ string) { c.Admin.Socket = c.Secrets.RefreshKeysFile }, "is there and is not a socket"},
 		{"no key-encryption keys", func(_ *testing.T, c *config.Config, _ string) { c.Secrets.KeyEncryptionKeysFile = "" }, "secrets.key_encryption_keys_file: is required"},
 		{"a key file that is missing", func(_ *testing.T, c *config.Config, dir string) { c.Secrets.RefreshKeysFile = dir + "/none" }, "none does not exist"},
 		{"a key file that others may read", func(t *testing.T, c *config.Config, dir string) {
