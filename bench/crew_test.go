@@ -245,6 +245,11 @@ func joinFeed(ctx context.Context, in *crew, _ int) (recruit, error) {
 
 // subject is what a revocation of a token by its jti hits.
 func subject(token string) verify.Subject {
+	return verify.Subject{Token: verify.TargetOf(issuer, verify.KindToken, tokenID(token))}
+}
+
+// tokenID is the jti of a token.
+func tokenID(token string) string {
 	payload := must(base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1]))
 	var claims struct {
 		ID string `json:"jti"`
@@ -252,7 +257,7 @@ func subject(token string) verify.Subject {
 	if err := json.Unmarshal(payload, &claims); err != nil {
 		panic(err)
 	}
-	return verify.Subject{Token: verify.TargetOf(issuer, verify.KindToken, claims.ID)}
+	return claims.ID
 }
 
 // told is one revocation as the bare fan-out carries it: the token's index in eight bytes, and as many more as an entry of the

@@ -28,6 +28,8 @@ func run(name string) error {
 		return runCrew(joinFeed)
 	case "listeners":
 		return runCrew(joinBare)
+	case "holders":
+		return runHolders()
 	case "trusting":
 		return runTrusting()
 	case "guarded", "unguarded":
