@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"net"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -47,3 +48,17 @@ func (g *Guard) Decide(ctx context.Context, rule Rule, values []string) (context
 
 // DialLoopback is how a feed without TLS connects.
 var DialLoopback = dialLoopback
+
+// Answers keeps n answers about as many tokens, each sent so long after the one before, and says how many are held at the end, and
+// by how many entries.
+func (f *Feed) Answers(n int, apart func()) (held, entries int) {
+	i := &introspector{feed: f, answers: map[string]*inquiry{}}
+	for k := range n {
+		i.keep(&inquiry{token: strconv.Itoa(k), sent: f.now()})
+		apart()
+	}
+	for q := i.oldest; q != nil; q = q.next {
+		entries++
+	}
+	return len(i.answers), entries
+}

@@ -98,6 +98,8 @@ type Feed struct {
 	ready   chan struct{} // closed once Check lets tokens pass
 	open    openStreams   // that guards let in and that have not ended
 
+	introspector *introspector
+
 	mu     sync.Mutex
 	jwks   string // what keys was read from
 	cursor string // newest applied
@@ -131,6 +133,7 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 		return nil, fmt.Errorf("guard: FeedOptions.Meter: %w", err)
 	}
 	f := &Feed{o: o, dial: dial, clock: systemClock(), meter: meter, list: list, ready: make(chan struct{})}
+	f.introspector = &introspector{feed: f}
 	f.date.Store(neverDated)
 	return f, nil
 }
@@ -149,6 +152,8 @@ func (f *Feed) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sweeper.Go(func() { f.sweep(ctx) })
+	f.introspector.open(ctx)
+	defer f.introspector.close()
 	sweeper.Go(func() { f.followClock(ctx) })
 	window := firstWindow
 	for {

@@ -145,6 +145,9 @@ type world struct {
 	verifier *verify.Verifier
 	log      *bytes.Buffer
 	gate     atomic.Pointer[chan struct{}] // stands between the connection and its reader; nil: open
+	oracle   oracle                        // answers Introspect
+	asks     *guard.Guard                  // that introspects
+	slept    atomic.Int64                  // nanoseconds for which the machine was suspended
 }
 
 // within runs body in a bubble with a feed that runs against the script.
@@ -154,6 +157,7 @@ func within(t *testing.T, script func(p *peer, call int, s watch) error, body fu
 		w := &world{peer: &peer{script: script, more: make(chan event)}, log: &bytes.Buffer{}}
 		listener, server := bufconn.Listen(1<<20), grpc.NewServer(grpc.WaitForHandlers(true))
 		authsvcv1.RegisterTrustServiceServer(server, w.peer)
+		authsvcv1.RegisterAuthServiceServer(server, &w.oracle)
 		var running sync.WaitGroup
 		running.Go(func() { _ = server.Serve(listener) })
 		var err error
@@ -168,7 +172,8 @@ func within(t *testing.T, script func(p *peer, call int, s watch) error, body fu
 			t.Fatal(err)
 		}
 		base := time.Now() // a bubble has one clock
-		w.CountBy(func() (time.Duration, int64) { return time.Since(base), time.Now().UnixNano() }, func() time.Duration { return time.Since(base) })
+		w.CountBy(func() (time.Duration, int64) { return time.Since(base), time.Now().UnixNano() + w.slept.Load() },
+			func() time.Duration { return time.Since(base) + time.Duration(w.slept.Load()) })
 		w.DialWith(func(ctx context.Context, _ string) (net.Conn, error) {
 			conn, err := listener.DialContext(ctx)
 			return stoppable{conn, w}, err

@@ -74,7 +74,7 @@ func (d *doors) ask(t *testing.T, method, token string) string {
 		code   codes.Code
 		status int
 	}{
-		"": {codes.OK, 200}, guard.AcceptedStale: {codes.OK, 200}, guard.ReasonReplicaStale: {codes.Unavailable, 503},
+		"": {codes.OK, 200}, guard.AcceptedStale: {codes.OK, 200}, guard.AcceptedIntrospected: {codes.OK, 200}, guard.ReasonReplicaStale: {codes.Unavailable, 503},
 		guard.ReasonTokenRevoked: {codes.Unauthenticated, 401}, guard.ReasonTokenExpired: {codes.Unauthenticated, 401},
 		guard.ReasonTokenInvalid: {codes.Unauthenticated, 401},
 	}
@@ -315,7 +315,7 @@ func TestWhatACallCosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := newGuard(t, guard.Options{Verifier: v, Feed: feed, Rules: freshRules()})
+	g := newGuard(t, guard.Options{Verifier: v, Feed: feed, Introspect: true, Rules: freshRules()})
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token(nil)))
 	handler := func(context.Context, any) (any, error) { return struct{}{}, nil }
 	intercept, info := g.UnaryServerInterceptor(), &grpc.UnaryServerInfo{FullMethod: "/t/sensitive"}
@@ -362,6 +362,8 @@ func TestRulesThatNeedAFeed(t *testing.T) {
 		"sensitive without a feed":       {guard.Options{Verifier: v, Rules: rule(guard.Rule{User: true, Sensitive: true})}, false},
 		"a default like that, no feed":   {guard.Options{Verifier: v, Default: guard.Rule{User: true, HonourExp: true}}, false},
 		"on by exp without a feed":       {guard.Options{Verifier: fed, Rules: rule(guard.Rule{User: true, HonourExp: true})}, false},
+		"introspection without a feed":   {guard.Options{Verifier: v, Introspect: true}, false},
+		"twin: introspection by a feed":  {guard.Options{Verifier: fed, Feed: ours, Introspect: true}, true},
 		"another feed":                   {guard.Options{Verifier: fed, Feed: feed()}, false},
 		"a feed that nobody asks":        {guard.Options{Verifier: v, Feed: ours}, false},
 		"sensitive, and on by exp":       {guard.Options{Verifier: fed, Feed: ours, Rules: rule(guard.Rule{User: true, Sensitive: true, HonourExp: true})}, false},

@@ -46,8 +46,13 @@ const (
 	ReasonReplicaStale = "REPLICA_STALE"
 )
 
-// AcceptedStale is what Options.Observe is told where a call went on, but by what the feed knew more than StaleAge ago.
-const AcceptedStale = "ACCEPTED_STALE"
+// What Options.Observe is told where a call went on, but not by fresh knowledge of the feed.
+const (
+	// AcceptedStale: by what the feed knew more than StaleAge ago.
+	AcceptedStale = "ACCEPTED_STALE"
+	// AcceptedIntrospected: beyond the limit of the rule, by what authsvc has answered about this token; see Options.Introspect.
+	AcceptedIntrospected = "ACCEPTED_INTROSPECTED"
+)
 
 // Rule says who may call. The zero Rule lets nobody. At most one of Public, Optional, Authenticated, User and Client is set;
 // Scopes alone mean Authenticated with those scopes.
@@ -125,6 +130,17 @@ type Options struct {
 	// Feed is the Verifier's Revocations, where that is a Feed: the guard then knows the age of each verdict, holds the limits of
 	// its rules and tells Observe of stale ones. Without it no rule may be Sensitive or HonourExp.
 	Feed *Feed
+	// Introspect asks authsvc about a token, over a connection like the Feed's, where the Feed's knowledge is older than the limit
+	// of the rule and the token is good but for that. The call goes on if the answer is that this very token is active; if it is
+	// not, the refusal is TOKEN_INVALID, for authsvc does not say whether the token was revoked or is none of the Feed's client's
+	// business: that client needs the audience of the tokens. Without an answer it is REPLICA_STALE, as without Introspect.
+	// The promise of Feed holds: authsvc answers by knowledge of at most 1 s, which is added to the age of the answer.
+	//
+	// authsvc is asked with care: once for all who present the same token, and again after 1 s; 8 calls at a time and none that
+	// waits; 250 ms for each; after 5 failures in a row not at all for a second, and then by one call at a time, at pauses that
+	// double up to 30 s. Nothing is asked before the Feed has ever known anything, under HonourExp, or while the Feed does not run.
+	// It needs Feed.
+	Introspect bool
 	// Rules are found by exact match, never by pattern: for gRPC by full method, "/package.Service/Method"; for HTTP see
 	// Middleware.
 	Rules map[string]Rule
@@ -133,7 +149,7 @@ type Options struct {
 	// Realm is named in HTTP challenges (RFC 9110 §11.5); empty leaves it out.
 	Realm string
 	// Observe is told of every decision, for metrics: the key of the rule that was found ("" for Default, so that callers cannot
-	// invent names) and the reason of the refusal ("" or AcceptedStale where the call went on). Nil is fine.
+	// invent names) and the reason of the refusal ("", AcceptedStale or AcceptedIntrospected where the call went on). Nil is fine.
 	Observe func(ctx context.Context, rule, reason string)
 	// Meter is where the same is counted by OpenTelemetry, by outcome; docs/verify.md lists what. Nil means that nothing is.
 	Meter metric.MeterProvider
@@ -146,6 +162,7 @@ type Guard struct {
 	rules    map[string]Rule
 	fallback Rule
 	realm    string
+	asks     bool // Options.Introspect
 	observe  func(ctx context.Context, rule, reason string)
 	meter    *guardMeter
 }
@@ -161,6 +178,9 @@ func New(o Options) (*Guard, error) {
 	if o.Feed != nil && o.Verifier.Revocations() != verify.RevocationSource(o.Feed) {
 		return nil, errors.New("guard: Options.Feed is not the Revocations of Options.Verifier")
 	}
+	if o.Introspect && o.Feed == nil {
+		return nil, errors.New("guard: Options.Introspect needs Options.Feed")
+	}
 	if err := o.Default.check(o.Feed != nil); err != nil {
 		return nil, fmt.Errorf("guard: Options.Default: %w", err)
 	}
@@ -174,6 +194,7 @@ func New(o Options) (*Guard, error) {
 	}
 	g := &Guard{
 		verifier: o.Verifier, feed: o.Feed, rules: maps.Clone(o.Rules), fallback: o.Default, realm: o.Realm, observe: o.Observe,
+		asks: o.Introspect,
 	}
 	if g.observe == nil {
 		g.observe = func(context.Context, string, string) {}
@@ -197,16 +218,12 @@ type refusal struct {
 // decide is the one path to every handler. values are the call's authorization fields; the context it gives carries the claims
 // where there are some.
 func (g *Guard) decide(ctx context.Context, key string, rule Rule, values []string) (context.Context, *refusal) {
-	ctx, stale, no := g.apply(ctx, rule, values)
-	switch {
-	case no != nil:
+	ctx, how, no := g.apply(ctx, rule, values)
+	if no != nil {
 		g.tell(ctx, key, no.reason)
 		return nil, no
-	case stale:
-		g.tell(ctx, key, AcceptedStale)
-	default:
-		g.tell(ctx, key, "")
 	}
+	g.tell(ctx, key, how)
 	return ctx, nil
 }
 
@@ -216,18 +233,18 @@ func (g *Guard) tell(ctx context.Context, key, reason string) {
 	g.observe(ctx, key, reason)
 }
 
-// apply also says whether what it let through was judged by knowledge older than StaleAge.
-func (g *Guard) apply(ctx context.Context, rule Rule, values []string) (_ context.Context, stale bool, _ *refusal) {
+// apply also says how it judged what it let through: "", AcceptedStale or AcceptedIntrospected.
+func (g *Guard) apply(ctx context.Context, rule Rule, values []string) (_ context.Context, how string, _ *refusal) {
 	if _, ok := ClaimsFromContext(ctx); ok { // another guard's, further out; not this one's verdict
 		ctx = context.WithValue(ctx, claimsKey{}, (*verify.Claims)(nil))
 	}
 	switch {
 	case rule.denies():
-		return ctx, false, &refusal{reason: ReasonPermissionDenied, message: "nobody may call this"}
+		return ctx, "", &refusal{reason: ReasonPermissionDenied, message: "nobody may call this"}
 	case len(values) > 1:
-		return ctx, false, &refusal{reason: ReasonTokenInvalid, message: "more than one authorization"}
+		return ctx, "", &refusal{reason: ReasonTokenInvalid, message: "more than one authorization"}
 	case rule.Public:
-		return ctx, false, nil
+		return ctx, "", nil
 	}
 	token, bearer := "", false
 	if len(values) == 1 {
@@ -235,45 +252,51 @@ func (g *Guard) apply(ctx context.Context, rule Rule, values []string) (_ contex
 	}
 	if !bearer {
 		if rule.Optional {
-			return ctx, false, nil
+			return ctx, "", nil
 		}
-		return ctx, false, &refusal{reason: ReasonTokenInvalid, message: "a bearer token is required", bare: true}
+		return ctx, "", &refusal{reason: ReasonTokenInvalid, message: "a bearer token is required", bare: true}
 	}
-	claims, stale, err := g.verify(ctx, rule, token)
+	claims, how, err := g.verify(ctx, rule, token)
 	if err != nil {
-		return ctx, false, refuse(ctx, err)
+		return ctx, "", refuse(ctx, err)
 	}
 	switch {
 	case rule.User && claims.SessionID == "":
-		return ctx, false, &refusal{reason: ReasonPermissionDenied, message: "this needs a user's token"}
+		return ctx, "", &refusal{reason: ReasonPermissionDenied, message: "this needs a user's token"}
 	case rule.Client && claims.SessionID != "":
-		return ctx, false, &refusal{reason: ReasonPermissionDenied, message: "this needs a service's own token"}
+		return ctx, "", &refusal{reason: ReasonPermissionDenied, message: "this needs a service's own token"}
 	}
 	for _, scope := range rule.Scopes {
 		if !claims.HasScope(scope) {
-			return ctx, false, &refusal{reason: ReasonScopeInsufficient, message: "the token lacks a scope", scopes: rule.Scopes}
+			return ctx, "", &refusal{reason: ReasonScopeInsufficient, message: "the token lacks a scope", scopes: rule.Scopes}
 		}
 	}
-	return context.WithValue(ctx, claimsKey{}, claims), stale, nil
+	return context.WithValue(ctx, claimsKey{}, claims), how, nil
 }
 
-// verify is the verdict on a token within the limit of the rule.
-func (g *Guard) verify(ctx context.Context, rule Rule, token string) (claims *verify.Claims, stale bool, err error) {
+// verify is the verdict on a token within the limit of the rule, and how it was come by, as apply says it.
+func (g *Guard) verify(ctx context.Context, rule Rule, token string) (claims *verify.Claims, how string, err error) {
 	if g.feed == nil {
 		claims, err = g.verifier.Verify(ctx, token)
-		return claims, false, err
+		return claims, "", err
 	}
 	// In this order: what the feed had told by the date is in the list that is asked after it, and the age ends with the verdict.
 	date := g.feed.date.Load()
 	claims, err = g.verifier.Verify(ctx, token)
-	if err != nil && !(rule.HonourExp && errors.Is(err, verify.ErrStale)) {
-		return nil, false, err
+	if err != nil && !errors.Is(err, verify.ErrStale) {
+		return nil, "", err
 	}
 	age := g.feed.age(date)
-	if date == neverDated || age > rule.maxAge() {
-		return nil, false, verify.ErrStale
+	switch {
+	case date == neverDated:
+		return nil, "", verify.ErrStale
+	case age > rule.maxAge() || err != nil && !rule.HonourExp:
+		return g.verifyByAsking(ctx, rule, token, claims)
+	case age > StaleAge:
+		return claims, AcceptedStale, nil
+	default:
+		return claims, "", nil
 	}
-	return claims, age > StaleAge, nil
 }
 
 // refuse words the verifier's errors. All that is wrong with a token itself gets the same words; what is not a verdict on the
@@ -285,7 +308,8 @@ func refuse(ctx context.Context, err error) *refusal {
 	case errors.Is(err, verify.ErrRevoked):
 		return &refusal{reason: ReasonTokenRevoked, message: "the access token has been revoked"}
 	case errors.Is(err, verify.ErrMalformed), errors.Is(err, verify.ErrSignature), errors.Is(err, verify.ErrKeyUnknown),
-		errors.Is(err, verify.ErrIssuer), errors.Is(err, verify.ErrAudience), errors.Is(err, verify.ErrNotYetValid):
+		errors.Is(err, verify.ErrIssuer), errors.Is(err, verify.ErrAudience), errors.Is(err, verify.ErrNotYetValid),
+		errors.Is(err, errInactive):
 		return &refusal{reason: ReasonTokenInvalid, message: "the access token is not valid"}
 	default:
 		return &refusal{reason: ReasonReplicaStale, message: "tokens cannot be verified at the moment", ctx: ctx.Err()}

@@ -36,7 +36,7 @@ type guardMeter struct {
 
 // outcomes are the values of the attribute outcome by what Options.Observe is told. A reason stands for itself.
 func outcomes() map[string]string {
-	all := map[string]string{"": "accepted", AcceptedStale: "accepted_stale"}
+	all := map[string]string{"": "accepted", AcceptedStale: "accepted_stale", AcceptedIntrospected: "accepted_introspected"}
 	for _, reason := range []string{ReasonTokenInvalid, ReasonTokenExpired, ReasonTokenRevoked, ReasonScopeInsufficient, ReasonPermissionDenied, ReasonReplicaStale} {
 		all[reason] = reason
 	}

@@ -1,0 +1,612 @@
+package guard_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/guard"
+	"github.com/authsvc/authsvc/verify"
+)
+
+type inspection = *authsvcv1.IntrospectResponse
+
+// oracle is authsvc's Introspect, whose every word is the test's. By itself it calls every token active.
+type oracle struct {
+	authsvcv1.UnimplementedAuthServiceServer
+
+	mu     sync.Mutex
+	answer func(ctx context.Context, token string) (inspection, error) // nil: active
+	asked  []string
+	when   []time.Time
+	auth   []string
+	now    int // in flight
+	most   int // that ever were
+}
+
+func (o *oracle) Introspect(ctx context.Context, r *authsvcv1.IntrospectRequest) (inspection, error) {
+	o.mu.Lock()
+	o.asked, o.when = append(o.asked, r.GetToken()), append(o.when, time.Now())
+	o.auth = metadata.ValueFromIncomingContext(ctx, "authorization")
+	o.now++
+	o.most = max(o.most, o.now)
+	answer := o.answer
+	o.mu.Unlock()
+	defer func() {
+		o.mu.Lock()
+		o.now--
+		o.mu.Unlock()
+	}()
+	if answer == nil {
+		return active(r.GetToken()), nil
+	}
+	return answer(ctx, r.GetToken())
+}
+
+// says puts the answers of from now on.
+func (o *oracle) says(answer func(ctx context.Context, token string) (inspection, error)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.answer = answer
+}
+
+// calls is how many there were so far.
+func (o *oracle) calls() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.asked)
+}
+
+// active is what authsvc says of a good token.
+func active(token string) inspection {
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+	if err != nil {
+		panic(err)
+	}
+	var c struct{ Jti, Sid, Sub string }
+	if err := json.Unmarshal(payload, &c); err != nil {
+		panic(err)
+	}
+	yes := true
+	return &authsvcv1.IntrospectResponse{Active: &yes, Jti: c.Jti, Sid: c.Sid, Sub: c.Sub}
+}
+
+func inactive() inspection { return &authsvcv1.IntrospectResponse{Active: new(bool)} }
+
+func always(m inspection, err error) func(context.Context, string) (inspection, error) {
+	return func(context.Context, string) (inspection, error) { return m, err }
+}
+
+// failing is always an error with this code.
+func failing(c codes.Code) func(context.Context, string) (inspection, error) {
+	return always(nil, status.Error(c, "no"))
+}
+
+// hanging never answers.
+func hanging(ctx context.Context, _ string) (inspection, error) {
+	<-ctx.Done()
+	return nil, status.FromContextError(ctx.Err()).Err()
+}
+
+// of gives a token of another jti, session and account.
+func of(who string) string {
+	return token(map[string]any{"jti": "tok-" + who, "sid": "sess-" + who, "sub": "acct-" + who})
+}
+
+// askingWhileCut runs body with a feed whose stream was cut off a moment ago, while calls still pass, and a guard that asks.
+func askingWhileCut(t *testing.T, body func(t *testing.T, w *world, d *doors)) {
+	t.Helper()
+	within(t, func(_ *peer, call int, s watch) error {
+		if call == 1 {
+			if err := say(s, part(keySet("key-1"), "c1", entry(verify.KindToken, "dead")), beat("c1", 0, 0)); err != nil {
+				return err
+			}
+		}
+		return status.Error(codes.Unavailable, "away")
+	}, func(t *testing.T, w *world) {
+		d := newAsking(t, w)
+		if err := w.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		body(t, w, d)
+	})
+}
+
+// newAsking is a guard that introspects.
+func newAsking(t *testing.T, w *world) *doors {
+	t.Helper()
+	d := &doors{}
+	w.asks = newGuard(t, guard.Options{Verifier: w.verifier, Feed: w.Feed, Introspect: true, Rules: freshRules(),
+		Observe: func(ctx context.Context, rule, reason string) {
+			if said, ok := ctx.Value(saidKey{}).(*string); ok {
+				*said = reason
+				return
+			}
+			d.observed = append(d.observed, rule+" "+reason)
+		}})
+	d.Guard = w.asks
+	return d
+}
+
+type saidKey struct{}
+
+// decide is what Observe is told of one of many callers.
+func (w *world) decide(ctx context.Context, rule guard.Rule, token string) string {
+	said := ""
+	w.asks.Decide(context.WithValue(ctx, saidKey{}, &said), rule, []string{"Bearer " + token})
+	return said
+}
+
+// anyToken is the rule that any token satisfies.
+var anyToken = guard.Rule{Authenticated: true} //nolint:gochecknoglobals // a constant, but for the language
+
+const (
+	introspected = guard.AcceptedIntrospected
+	invalid      = guard.ReasonTokenInvalid
+)
+
+// TestP02BeyondEachLimitAuthsvcIsAsked cuts the feed off for good, while calls still pass.
+func TestP02BeyondEachLimitAuthsvcIsAsked(t *testing.T) {
+	t.Parallel()
+	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+		never := newDoors(t, w.Feed, w.verifier)
+		began := time.Now()
+		for _, c := range []struct {
+			age    time.Duration
+			answer func(context.Context, string) (inspection, error)
+			calls  int
+			want   []string
+		}{
+			{0, nil, 0, []string{accepted, accepted, accepted}},
+			{guard.MaxAgeSensitive, nil, 0, []string{accepted, accepted, accepted}},
+			{guard.MaxAgeSensitive + 1, nil, 1, []string{accepted, introspected, accepted}},
+			{guard.StaleAge + 1, nil, 1, []string{stale, introspected, stale}},
+			{guard.MaxAge, nil, 1, []string{stale, introspected, stale}},
+			{guard.MaxAge + 2*time.Second, nil, 1, []string{introspected, introspected, stale}},
+			{10 * time.Minute, nil, 1, []string{introspected, introspected, stale}},
+			{11 * time.Minute, always(inactive(), nil), 1, []string{invalid, invalid, stale}},
+			// One door after the other asks, and the fifth failure is the last.
+			{12 * time.Minute, failing(codes.Unavailable), 5, []string{refused, refused, stale}},
+			{13 * time.Minute, nil, 1, []string{introspected, introspected, stale}},
+		} {
+			time.Sleep(c.age - time.Since(began))
+			w.oracle.says(c.answer)
+			before := w.oracle.calls()
+			d.expect(t, c.age.String()+", a revoked token", token(map[string]any{"jti": "dead"}), revoked, revoked, revoked)
+			d.expect(t, c.age.String()+", an expired token", token(map[string]any{"iat": issued - 100, "exp": issued + 20}), expired, expired, expired)
+			d.expect(t, c.age.String()+", another audience's", token(map[string]any{"aud": []string{"https://other.example"}}), invalid, invalid, invalid)
+			if n := w.oracle.calls() - before; n > 0 {
+				t.Errorf("%s: about tokens that are not good it was asked %d times", c.age, n)
+			}
+			d.expect(t, c.age.String(), token(nil), c.want...)
+			if n := w.oracle.calls() - before; n != c.calls {
+				t.Errorf("%s: asked %d times, want %d", c.age, n, c.calls)
+			}
+			before = w.oracle.calls()
+			if got := never.ask(t, "/t/sensitive", token(nil)); (got == accepted) != (c.want[1] == accepted) || got != accepted && got != refused {
+				t.Errorf("%s: a guard that does not ask says %q", c.age, got)
+			}
+			if w.oracle.calls() != before {
+				t.Errorf("%s: a guard that does not ask has asked", c.age)
+			}
+		}
+		if w.oracle.asked[0] != token(nil) || len(w.oracle.auth) != 1 || w.oracle.auth[0] != "Basic c3ZjOnMzY3JldCUzQSUyNQ==" {
+			t.Errorf("asked about %q as %q", w.oracle.asked[0], w.oracle.auth)
+		}
+	})
+}
+
+// TestP01AnAnswerCountsForASecond revokes a token right after authsvc was asked: by the age of an answer, no rule goes on longer than its
+// limit.
+func TestP01AnAnswerCountsForASecond(t *testing.T) {
+	t.Parallel()
+	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+		time.Sleep(guard.MaxAge + 1)
+		w.oracle.says(func(_ context.Context, token string) (inspection, error) {
+			time.Sleep(200 * time.Millisecond)
+			return active(token), nil
+		})
+		began := time.Now()
+		d.expect(t, "asked", token(nil), introspected, introspected, stale)
+		if d := time.Since(began); d != 200*time.Millisecond {
+			t.Errorf("six doors took %s", d)
+		}
+		w.oracle.says(always(inactive(), nil))
+		time.Sleep(time.Second - time.Since(began))
+		d.expect(t, "a second after the call was sent", token(nil), introspected, introspected, stale)
+		if n := w.oracle.calls(); n != 1 {
+			t.Errorf("asked %d times", n)
+		}
+		time.Sleep(1)
+		d.expect(t, "later", token(nil), invalid, invalid, stale)
+		w.oracle.says(nil)
+		time.Sleep(time.Second)
+		d.expect(t, "a no counts as long as a yes", token(nil), invalid, invalid, stale)
+		time.Sleep(1)
+		d.expect(t, "the twin: a yes after it", token(nil), introspected, introspected, stale)
+	})
+}
+
+// TestP01AMachineThatSleptOverTheAnswer is suspended while the call is under way: the answer is as old as that.
+func TestP01AMachineThatSleptOverTheAnswer(t *testing.T) {
+	t.Parallel()
+	for slept, want := range map[time.Duration][2]string{
+		0: {introspected, introspected}, 800 * time.Millisecond: {introspected, introspected},
+		5 * time.Second: {introspected, refused}, time.Minute: {refused, refused},
+	} {
+		askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+			time.Sleep(guard.MaxAge + 1)
+			w.oracle.says(func(_ context.Context, token string) (inspection, error) {
+				w.slept.Add(int64(slept))
+				return active(token), nil
+			})
+			for n, rule := range []guard.Rule{anyToken, {Authenticated: true, Sensitive: true}} {
+				if got := w.decide(t.Context(), rule, of(fmt.Sprint(n))); got != want[n] {
+					t.Errorf("after a sleep of %s, sensitive %v: %q, want %q", slept, rule.Sensitive, got, want[n])
+				}
+			}
+		})
+	}
+}
+
+// TestJ30ManyCallersOfOneTokenAreOneCall: and of another token, another. Tokens that begin or end alike, of one account, share nothing.
+func TestJ30ManyCallersOfOneTokenAreOneCall(t *testing.T) {
+	t.Parallel()
+	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+		time.Sleep(guard.MaxAge + 1)
+		good, bad, open := token(nil), token(map[string]any{"jti": "tok2"}), make(chan struct{})
+		w.oracle.says(func(_ context.Context, token string) (inspection, error) {
+			<-open
+			if token == good {
+				return active(token), nil
+			}
+			return inactive(), nil
+		})
+		said := make([]string, 200)
+		var callers sync.WaitGroup
+		for n := range said {
+			callers.Go(func() { said[n] = w.decide(t.Context(), anyToken, []string{good, bad}[n%2]) })
+		}
+		synctest.Wait()
+		if n := w.oracle.calls(); n != 2 {
+			t.Errorf("J30 200 callers of two tokens are %d calls", n)
+		}
+		close(open)
+		callers.Wait()
+		for n, got := range said {
+			if want := []string{introspected, invalid}[n%2]; got != want {
+				t.Fatalf("J30 caller %d: %q, want %q", n, got, want)
+			}
+		}
+		d.expect(t, "J30 an account's good token, after its bad one", good, introspected, introspected, stale)
+		d.expect(t, "J30 its bad one, after its good one", bad, invalid, invalid, stale)
+		for name, forged := range map[string]string{
+			"J30 the same but for the end":                good[:len(good)-4] + "AAAA",
+			"J30 another's claims under a good signature": bad[:len(bad)-342] + good[len(good)-342:],
+		} {
+			d.expect(t, name, forged, invalid, invalid, invalid)
+		}
+		if n := w.oracle.calls(); n != 2 {
+			t.Errorf("J30 asked %d times", n)
+		}
+	})
+}
+
+// TestNoMoreThanEightCallsAtATime: the ninth token is refused at once, one that is asked about already is not.
+func TestNoMoreThanEightCallsAtATime(t *testing.T) {
+	t.Parallel()
+	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+		time.Sleep(guard.MaxAge + 1)
+		open := make(chan struct{})
+		w.oracle.says(func(_ context.Context, token string) (inspection, error) { <-open; return active(token), nil })
+		said := make([]string, 9)
+		var callers sync.WaitGroup
+		for n := range said {
+			callers.Go(func() { said[n] = w.decide(t.Context(), anyToken, of(fmt.Sprint(n%8))) })
+		}
+		synctest.Wait()
+		began := time.Now()
+		d.expect(t, "the ninth", of("8"), refused, refused, stale)
+		if time.Since(began) > 0 {
+			t.Errorf("it took %s", time.Since(began))
+		}
+		close(open)
+		callers.Wait()
+		for n, got := range said {
+			if got != introspected {
+				t.Errorf("caller %d: %q", n, got)
+			}
+		}
+		d.expect(t, "the twin: the ninth, after the others", of("8"), introspected, introspected, stale)
+		if w.oracle.most != 8 || w.oracle.calls() != 9 {
+			t.Errorf("%d calls, %d at a time", w.oracle.calls(), w.oracle.most)
+		}
+	})
+}
+
+// TestACallHasItsDeadlineAndItsCallersTheirs: a caller waits no longer than the call may take, and one who leaves does not end it.
+func TestACallHasItsDeadlineAndItsCallersTheirs(t *testing.T) {
+	t.Parallel()
+	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+		time.Sleep(guard.MaxAge + 1)
+		w.oracle.says(hanging)
+		began := time.Now()
+		if got := w.decide(t.Context(), anyToken, token(nil)); got != refused || time.Since(began) != 250*time.Millisecond {
+			t.Errorf("no answer: %q after %s", got, time.Since(began))
+		}
+		w.oracle.says(func(_ context.Context, token string) (inspection, error) {
+			time.Sleep(200 * time.Millisecond)
+			return active(token), nil
+		})
+		ctx, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer leave()
+		began = time.Now()
+		if got := w.decide(ctx, anyToken, token(nil)); got != refused || time.Since(began) != 50*time.Millisecond {
+			t.Errorf("a caller who leaves: %q after %s", got, time.Since(began))
+		}
+		calls := w.oracle.calls()
+		if got := w.decide(ctx, anyToken, of("new")); got != refused || w.oracle.calls() != calls {
+			t.Errorf("a caller who has left: %q", got)
+		}
+		d.expect(t, "the twin: one who comes after", token(nil), introspected, introspected, stale)
+		if w.oracle.calls() != calls {
+			t.Error("the call that was under way was made again")
+		}
+	})
+}
+
+// TestAnAuthsvcThatFailsIsLeftAlone: for a second at first and half a minute later, and is tried by one call at a time.
+func TestAnAuthsvcThatFailsIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	other := active(of("other"))
+	for name, fail := range map[string]func(context.Context, string) (inspection, error){
+		"unavailable":              failing(codes.Unavailable),
+		"shed":                     failing(codes.ResourceExhausted),
+		"in doubt of us":           failing(codes.Unauthenticated),
+		"broken":                   failing(codes.Internal),
+		"silent":                   hanging,
+		"speaking of other tokens": always(other, nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+				time.Sleep(guard.MaxAge + 1)
+				one := token(nil)
+				tries := func(n int) {
+					for range n {
+						if got := w.decide(t.Context(), anyToken, one); got != refused {
+							t.Fatalf("got %q", got)
+						}
+					}
+				}
+				w.oracle.says(fail)
+				tries(4)
+				w.oracle.says(nil)
+				if got := w.decide(t.Context(), anyToken, token(nil)); got != introspected {
+					t.Fatalf("the twin: after four failures, %q", got)
+				}
+				time.Sleep(time.Second + 1)
+				w.oracle.says(fail)
+				tries(5)
+				before, opened := w.oracle.calls(), time.Now()
+				for time.Since(opened) < 2*time.Minute {
+					tries(1)
+					time.Sleep(250 * time.Millisecond)
+				}
+				last, pause := opened, time.Second
+				for n, at := range w.oracle.when[before:] {
+					// A try comes each 250 ms, and a probe may take as long to fail.
+					if d := at.Sub(last); d < pause || d > pause+pause/2+600*time.Millisecond {
+						t.Errorf("probe %d came after %s, not %s and half of that", n, d, pause)
+					}
+					last, pause = at, min(2*pause, 30*time.Second)
+				}
+				if n := w.oracle.calls() - before; n < 6 || n > 8 {
+					t.Errorf("%d probes in two minutes", n)
+				}
+				w.oracle.says(nil)
+				time.Sleep(45 * time.Second)
+				d.expect(t, "when it is well again", of("a"), introspected, introspected, stale)
+				d.expect(t, "and another token at once", of("b"), introspected, introspected, stale)
+				if log := w.log.String(); strings.Count(log, "introspection fails and pauses") != 1 ||
+					strings.Count(log, "introspection works again") != 1 || strings.Contains(log, token(nil)[:60]) {
+					t.Errorf("the log: %s", log)
+				}
+			})
+		})
+	}
+}
+
+// TestOneProbeAtATime: while it is under way all others are refused, and its success lets all in.
+func TestOneProbeAtATime(t *testing.T) {
+	t.Parallel()
+	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+		time.Sleep(guard.MaxAge + 1)
+		w.oracle.says(failing(codes.Unavailable))
+		for range 5 {
+			w.decide(t.Context(), anyToken, token(nil))
+		}
+		open := make(chan struct{})
+		w.oracle.says(func(_ context.Context, token string) (inspection, error) { <-open; return active(token), nil })
+		d.expect(t, "at once", token(nil), refused, refused, stale)
+		time.Sleep(1500 * time.Millisecond)
+		calls, said := w.oracle.calls(), make(chan string, 1)
+		go func() { said <- w.decide(t.Context(), anyToken, of("probe")) }()
+		synctest.Wait()
+		d.expect(t, "while the probe is under way", token(nil), refused, refused, stale)
+		if n := w.oracle.calls() - calls; n != 1 {
+			t.Errorf("%d probes", n)
+		}
+		close(open)
+		if got := <-said; got != introspected {
+			t.Errorf("the probe: %q", got)
+		}
+		d.expect(t, "after it", token(nil), introspected, introspected, stale)
+	})
+}
+
+// TestVerdictsAreNoFailures: an authsvc that says no is well.
+func TestVerdictsAreNoFailures(t *testing.T) {
+	t.Parallel()
+	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+		time.Sleep(guard.MaxAge + 1)
+		w.oracle.says(always(inactive(), nil))
+		for n := range 20 {
+			if got := w.decide(t.Context(), anyToken, of(fmt.Sprint(n))); got != invalid {
+				t.Fatalf("token %d: %q", n, got)
+			}
+		}
+		w.oracle.says(nil)
+		d.expect(t, "the twin", token(nil), introspected, introspected, stale)
+	})
+}
+
+// TestJ30AnAnswerAboutAnotherToken lets nothing through, and is not kept.
+func TestJ30AnAnswerAboutAnotherToken(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(m inspection){
+		"J30 another jti":      func(m inspection) { m.Jti = "other" },
+		"J30 no jti":           func(m inspection) { m.Jti = "" },
+		"J30 another session":  func(m inspection) { m.Sid = "other" },
+		"J30 no session":       func(m inspection) { m.Sid = "" },
+		"J30 another account":  func(m inspection) { m.Sub = "other" },
+		"no word on its state": func(m inspection) { m.Active = nil },
+	} {
+		askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+			time.Sleep(guard.MaxAge + 1)
+			w.oracle.says(func(_ context.Context, token string) (inspection, error) {
+				m := active(token)
+				change(m)
+				return m, nil
+			})
+			if got := w.decide(t.Context(), anyToken, token(nil)); got != refused {
+				t.Errorf("%s: %q", name, got)
+			}
+			w.oracle.says(nil)
+			d.expect(t, name+", the twin", token(nil), introspected, introspected, stale)
+			own := token(map[string]any{"sid": nil})
+			d.expect(t, name+", the twin: a service's own token", own, introspected, introspected, stale)
+		})
+	}
+}
+
+// TestR32AColdStartAsksNobody: nor does a feed that does not run.
+func TestR32AColdStartAsksNobody(t *testing.T) {
+	t.Parallel()
+	within(t, func(_ *peer, _ int, s watch) error { // keys and revocations, but no date
+		if err := say(s, part(keySet("key-1"), "c1")); err != nil {
+			return err
+		}
+		<-s.Context().Done()
+		return s.Context().Err()
+	}, func(t *testing.T, w *world) {
+		d := newAsking(t, w)
+		d.expect(t, "R32 before anything came", token(nil), refused, refused, refused)
+		time.Sleep(5 * time.Second)
+		d.expect(t, "R32 a snapshot that nobody has dated", token(nil), refused, refused, refused)
+		if n := w.oracle.calls(); n != 0 {
+			t.Errorf("R32 asked %d times", n)
+		}
+	})
+	timed := newTimed(t, beatAt(0, 0))
+	v, err := verify.New(verify.Options{Issuer: "https://auth.example", AnyAudience: true, Keys: timed.Feed, Revocations: timed.Feed, Now: timed.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	timed.wait(guard.MaxAge + 1)
+	idle := &world{Feed: timed.Feed, verifier: v}
+	newAsking(t, idle)
+	if got := idle.decide(t.Context(), anyToken, until(5*time.Minute)); got != refused {
+		t.Errorf("a feed that does not run: %q", got)
+	}
+}
+
+// TestP01WhatTheFeedTellsMeanwhile: a revocation that comes while authsvc is asked counts, whatever the answer.
+func TestP01WhatTheFeedTellsMeanwhile(t *testing.T) {
+	t.Parallel()
+	within(t, func(p *peer, _ int, s watch) error {
+		for e := range p.more {
+			if err := s.Send(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func(t *testing.T, w *world) {
+		defer close(w.more)
+		w.more <- part(keySet("key-1"), "c1")
+		w.more <- beat("c1", 0, 0)
+		synctest.Wait()
+		d := newAsking(t, w)
+		time.Sleep(3 * time.Second)
+		open := make(chan struct{})
+		w.oracle.says(func(_ context.Context, token string) (inspection, error) { <-open; return active(token), nil })
+		said := make(chan string, 2)
+		sensitive := guard.Rule{Authenticated: true, Sensitive: true}
+		for _, jti := range []string{"hit", "spared"} {
+			go func() {
+				said <- jti + " " + w.decide(t.Context(), sensitive, token(map[string]any{"jti": jti}))
+			}()
+		}
+		synctest.Wait()
+		w.more <- change("c1", "c2", nil, entry(verify.KindToken, "hit"))
+		synctest.Wait()
+		close(open)
+		got := map[string]bool{<-said: true, <-said: true}
+		if !got["hit "+revoked] || !got["spared "+introspected] {
+			t.Errorf("got %v", got)
+		}
+		if got := d.ask(t, "/t/sensitive", token(map[string]any{"jti": "hit"})); got != revoked {
+			t.Errorf("afterwards: %q", got)
+		}
+	})
+}
+
+// TestAConnectionThatDiedSilentlyIsReplaced stops what comes on the connections that there are, and lets new ones be.
+func TestAConnectionThatDiedSilentlyIsReplaced(t *testing.T) {
+	t.Parallel()
+	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
+		time.Sleep(guard.MaxAge + 1)
+		d.expect(t, "before", of("a"), introspected, introspected, stale)
+		stop := make(chan struct{})
+		defer close(stop)
+		w.gate.Store(&stop)
+		for n := range 5 {
+			if got := w.decide(t.Context(), anyToken, of(fmt.Sprint(n))); got != refused {
+				t.Errorf("while nothing comes: %q", got)
+			}
+		}
+		w.gate.Store(nil)
+		time.Sleep(1500 * time.Millisecond)
+		d.expect(t, "over a new connection", of("b"), introspected, introspected, stale)
+	})
+}
+
+// TestAnswersDoNotFillTheMemory keeps many at once, and many one after the other.
+func TestAnswersDoNotFillTheMemory(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		feed, err := guard.NewFeed(guard.FeedOptions{Target: "127.0.0.1:1", Issuer: "https://auth.example", ClientID: "svc", ClientSecret: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		base := time.Now()
+		feed.CountBy(func() (time.Duration, int64) { return time.Since(base), time.Now().UnixNano() }, func() time.Duration { return time.Since(base) })
+		if held, entries := feed.Answers(25_000, func() {}); held != 10_000 || entries != 10_000 {
+			t.Errorf("of 25,000 at once %d are held, by %d entries", held, entries)
+		}
+		if held, entries := feed.Answers(5_000, func() { time.Sleep(100 * time.Millisecond) }); held != 11 || entries != 11 {
+			t.Errorf("of ten a second %d are held, by %d entries", held, entries)
+		}
+	})
+}
