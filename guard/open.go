@@ -96,7 +96,12 @@ func (s *openStream) judge() {
 func (s *openStream) left() time.Duration { return s.expires.Sub(s.now()) }
 
 // set is called with the lock held.
-func (s *openStream) set(in time.Duration) { s.timer.Reset(min(max(in, timerLeast), s.every)) }
+func (s *openStream) set(left time.Duration) {
+	if left > 0 {
+		left = min(max(left, timerLeast), s.every)
+	}
+	s.timer.Reset(left)
+}
 
 // decide is called with the lock held, once at most.
 func (s *openStream) decide(cause error) *streamEnd {
