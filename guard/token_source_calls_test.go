@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
@@ -48,30 +49,40 @@ func plainly(t *testing.T, a *authority) *guard.TokenSource {
 func TestTokensGoIntoGRPCCalls(t *testing.T) {
 	t.Parallel()
 	var got []string
-	server := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-		got = metadata.ValueFromIncomingContext(stream.Context(), "authorization")
-		return stream.SendMsg(&grpc_health_v1.HealthCheckResponse{})
-	}))
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	serve := func(o ...grpc.ServerOption) string {
+		server := grpc.NewServer(append(o, grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+			got = metadata.ValueFromIncomingContext(stream.Context(), "authorization")
+			return stream.SendMsg(&grpc_health_v1.HealthCheckResponse{})
+		}))...)
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = server.Serve(listener) }()
+		t.Cleanup(server.Stop)
+		return listener.Addr().String()
 	}
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(server.Stop)
+	certified := httptest.NewTLSServer(nil) // for its certificate
+	t.Cleanup(certified.Close)
+	plain, safe := serve(), serve(grpc.Creds(credentials.NewServerTLSFromCert(&certified.TLS.Certificates[0])))
+	overTLS := credentials.NewTLS(trusting(certified))
 	refused := &authority{answer: func(int, string) (int, string, error) { return 401, `{"error":"invalid_client"}`, nil }}
 	gone := &authority{answer: func(int, string) (int, string, error) { return 503, "", nil }}
 	for name, c := range map[string]struct {
 		source *guard.TokenSource
+		target string
+		by     credentials.TransportCredentials
 		code   codes.Code
 		want   string
 	}{
-		"a token":                 {plainly(t, numbered(300)), codes.OK, "Bearer at-1"},
-		"the client is refused":   {plainly(t, refused), codes.Unauthenticated, ""},
-		"nothing answers":         {plainly(t, gone), codes.Unavailable, ""},
-		"no TLS, nothing said of": {sourceBy(t, numbered(300), nil), codes.Unknown, ""},
+		"over TLS":               {sourceBy(t, numbered(300), nil), safe, overTLS, codes.OK, "Bearer at-1"},
+		"without TLS":            {sourceBy(t, numbered(300), nil), plain, insecure.NewCredentials(), codes.Unknown, ""},
+		"without TLS, as it may": {plainly(t, numbered(300)), plain, insecure.NewCredentials(), codes.OK, "Bearer at-1"},
+		"the client is refused":  {sourceBy(t, refused, nil), safe, overTLS, codes.Unauthenticated, ""},
+		"nothing answers":        {sourceBy(t, gone, nil), safe, overTLS, codes.Unavailable, ""},
 	} {
 		got = nil
-		conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(c.source))
+		conn, err := grpc.NewClient(c.target, grpc.WithTransportCredentials(c.by), grpc.WithPerRPCCredentials(c.source))
 		if err == nil {
 			_, err = grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 			_ = conn.Close()

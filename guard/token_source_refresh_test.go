@@ -1,11 +1,14 @@
 package guard_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -203,6 +206,35 @@ func TestF01TwoSourcesOfOneSession(t *testing.T) {
 		}
 		if a.count() < 20 {
 			t.Errorf("%d requests", a.count())
+		}
+	})
+}
+
+// TestWhatASourceLogs counts the warnings: of each renewal that fails, and of storage that does not write.
+func TestWhatASourceLogs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		v := &vault{RefreshStore: guard.NewRefreshToken(sourceRefresh)}
+		s, err := guard.NewTokenSource(guard.TokenSourceOptions{URL: "http://127.0.0.1:1", ClientID: "svc", ClientSecret: sourceSecret,
+			RefreshToken: v, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &authority{answer: func(int, string) (int, string, error) { return http.StatusServiceUnavailable, "canary", nil }}
+		s.AskBy(a)
+		for range 3 {
+			expectToken(t, s, "the server is away", "unavailable")
+			time.Sleep(time.Second)
+		}
+		a.answer, v.swaps = numbered(300).answer, errors.New("disk")
+		expectToken(t, s, "the storage is away", "at-4")
+		got := log.String()
+		if strings.Count(got, "no new access token") != 3 || strings.Count(got, "could not be stored") != 1 || strings.Count(got, "\n") != 4 {
+			t.Errorf("logged:\n%s", got)
+		}
+		if strings.Contains(got, "canary") || strings.Contains(got, "at-4") || strings.Contains(got, "rt-4") {
+			t.Errorf("R63 the log tells a secret:\n%s", got)
 		}
 	})
 }

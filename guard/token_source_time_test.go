@@ -1,6 +1,7 @@
 package guard_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -143,7 +144,7 @@ func TestTokensOfAnyLife(t *testing.T) {
 	} {
 		least, most := time.Hour, time.Duration(0)
 		life := time.Duration(min(seconds, 900)) * time.Second
-		for range 200 {
+		for range 100 {
 			s := sourceBy(t, numbered(seconds), nil)
 			expectToken(t, s, "at first", "at-1")
 			early, until := s.Times()
@@ -153,30 +154,33 @@ func TestTokensOfAnyLife(t *testing.T) {
 			least, most = min(least, early), max(most, early)
 		}
 		if least < life*60/100 || least > life*65/100 || most > life*80/100 || most < life*75/100 {
-			t.Errorf("%d s: 200 sources renew between %s and %s", seconds, least, most)
+			t.Errorf("%d s: 100 sources renew between %s and %s", seconds, least, most)
 		}
 	}
 }
 
-// TestAFailureIsFollowedByAPause asks a hundred times a second for two minutes.
+// TestAFailureIsFollowedByAPause asks again and again, without a token.
 func TestAFailureIsFollowedByAPause(t *testing.T) {
 	t.Parallel()
-	const tick = 10 * time.Millisecond
 	for name, c := range map[string]struct {
 		retry       string
-		least, most time.Duration // between the sixteenth request and the next; the first are asserted below
+		least, most time.Duration // between two requests; 0: what doubles from 0.1 s to 10 s, or half of it
 	}{
-		"with nothing said":   {"", 5 * time.Second, 10*time.Second + tick},
-		"Retry-After: 12":     {"12", 12 * time.Second, 13200*time.Millisecond + 2*tick},
-		"Retry-After: 3600":   {"3600", time.Minute, 66*time.Second + tick},
-		"Retry-After: soon":   {"soon", 5 * time.Second, 10*time.Second + tick},
-		"Retry-After: -1":     {"-1", 5 * time.Second, 10*time.Second + tick},
-		"Retry-After: a date": {"Sat, 01 Jan 2000 00:20:00 GMT", time.Second, 66*time.Second + tick}, // the bubble begins with 2000
+		"with nothing said":   {},
+		"Retry-After: soon":   {retry: "soon"},
+		"Retry-After: -1":     {retry: "-1"},
+		"Retry-After: 12":     {"12", 12 * time.Second, 13200 * time.Millisecond},
+		"Retry-After: 3600":   {"3600", time.Minute, 66 * time.Second},
+		"Retry-After: a date": {"Sat, 01 Jan 2000 00:20:00 GMT", time.Minute, 66 * time.Second}, // the bubble begins with 2000
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a := &authority{retry: c.retry, answer: func(int, string) (int, string, error) { return http.StatusServiceUnavailable, "", nil }}
 			s := sourceBy(t, a, nil)
-			for a.count() < 18 {
+			tick, requests := 10*time.Millisecond, 12
+			if c.most > 0 {
+				tick, requests = time.Second, 4
+			}
+			for a.count() < requests {
 				began := time.Now()
 				expectToken(t, s, name, "unavailable")
 				if time.Since(began) != 0 {
@@ -185,22 +189,21 @@ func TestAFailureIsFollowedByAPause(t *testing.T) {
 				time.Sleep(tick)
 			}
 			for i := 1; i < len(a.asked); i++ {
-				gap, step := a.asked[i].Sub(a.asked[i-1]), min(firstStep<<min(i-1, 10), 10*time.Second)
-				if c.retry == "" && (gap < step/2 || gap > step+tick) {
-					t.Errorf("%s: request %d comes %s after the last", name, i, gap)
+				gap, least, most := a.asked[i].Sub(a.asked[i-1]), c.least, c.most
+				if most == 0 {
+					most = min(100*time.Millisecond<<(i-1), 10*time.Second)
+					least = most / 2
 				}
-				if i > 15 && (gap < c.least || gap > c.most) {
-					t.Errorf("%s: request %d comes %s after the last, want %s to %s", name, i, gap, c.least, c.most)
+				if gap < least || gap > most+tick {
+					t.Errorf("%s: request %d comes %s after the last, want %s to %s", name, i, gap, least, most)
 				}
 			}
 			a.answer = numbered(300).answer
 			time.Sleep(66 * time.Second)
-			expectToken(t, s, name+": the twin, it answers", "at-19")
+			expectToken(t, s, name+": the twin, it answers", "at-"+strconv.Itoa(requests+1))
 		})
 	}
 }
-
-const firstStep = 100 * time.Millisecond
 
 // TestAGoodTokenOutlivesAServer hands out what is good while no renewal succeeds.
 func TestAGoodTokenOutlivesAServer(t *testing.T) {
@@ -350,4 +353,51 @@ func TestARefusedTokenIsRenewed(t *testing.T) {
 		synctest.Wait()
 		expectToken(t, s, "the third", "at-3")
 	})
+}
+
+// hanging answers after ten days, or gives a body that does not end; it heeds its request's context.
+type hanging struct{ body bool }
+
+func (h hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	if h.body {
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(endless{r.Context()})}, nil
+	}
+	select {
+	case <-r.Context().Done():
+	case <-time.After(240 * time.Hour):
+	}
+	return nil, context.Cause(r.Context())
+}
+
+// endless gives a space each second.
+type endless struct {
+	ctx context.Context
+}
+
+func (e endless) Read(p []byte) (int, error) {
+	select {
+	case <-e.ctx.Done():
+		return 0, context.Cause(e.ctx)
+	case <-time.After(time.Second):
+		p[0] = ' '
+		return 1, nil
+	}
+}
+
+func TestAServerThatHangsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	for _, server := range []http.RoundTripper{hanging{}, hanging{body: true}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := sourceBy(t, numbered(300), nil)
+			s.AskBy(server)
+			began := time.Now()
+			_, err := s.Token(t.Context())
+			if took := time.Since(began); reasonOf(t, err) != "unavailable" || errors.Is(err, context.DeadlineExceeded) || took != 10*time.Second {
+				t.Errorf("%v after %s", err, took)
+			}
+			s.AskBy(numbered(300))
+			time.Sleep(time.Second)
+			expectToken(t, s, "the twin: it answers", "at-1")
+		})
+	}
 }
