@@ -355,12 +355,12 @@ func TestARefusedTokenIsRenewed(t *testing.T) {
 	})
 }
 
-// hanging answers after ten days, or gives a body that does not end; it heeds its request's context.
-type hanging struct{ body bool }
+// hangingServer answers after ten days, or gives a body that does not end; it heeds its request's context.
+type hangingServer struct{ body bool }
 
-func (h hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+func (h hangingServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if h.body {
-		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(endless{r.Context()})}, nil
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(endlessBody{r.Context()})}, nil
 	}
 	select {
 	case <-r.Context().Done():
@@ -369,12 +369,12 @@ func (h hanging) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, context.Cause(r.Context())
 }
 
-// endless gives a space each second.
-type endless struct {
+// endlessBody gives a space each second.
+type endlessBody struct {
 	ctx context.Context
 }
 
-func (e endless) Read(p []byte) (int, error) {
+func (e endlessBody) Read(p []byte) (int, error) {
 	select {
 	case <-e.ctx.Done():
 		return 0, context.Cause(e.ctx)
@@ -386,7 +386,7 @@ func (e endless) Read(p []byte) (int, error) {
 
 func TestAServerThatHangsIsGivenUp(t *testing.T) {
 	t.Parallel()
-	for _, server := range []http.RoundTripper{hanging{}, hanging{body: true}} {
+	for _, server := range []http.RoundTripper{hangingServer{}, hangingServer{body: true}} {
 		synctest.Test(t, func(t *testing.T) {
 			s := sourceBy(t, numbered(300), nil)
 			s.AskBy(server)
