@@ -93,8 +93,8 @@ func failing(c codes.Code) func(context.Context, string) (inspection, error) {
 	return always(nil, status.Error(c, "no"))
 }
 
-// hanging never answers.
-func hanging(ctx context.Context, _ string) (inspection, error) {
+// unanswered never answers.
+func unanswered(ctx context.Context, _ string) (inspection, error) {
 	<-ctx.Done()
 	return nil, status.FromContextError(ctx.Err()).Err()
 }
@@ -340,7 +340,7 @@ func TestACallHasItsDeadlineAndItsCallersTheirs(t *testing.T) {
 	t.Parallel()
 	askingWhileCut(t, func(t *testing.T, w *world, d *doors) {
 		time.Sleep(guard.MaxAge + 1)
-		w.oracle.says(hanging)
+		w.oracle.says(unanswered)
 		began := time.Now()
 		if got := w.decide(t.Context(), anyToken, token(nil)); got != refused || time.Since(began) != 250*time.Millisecond {
 			t.Errorf("no answer: %q after %s", got, time.Since(began))
@@ -375,7 +375,7 @@ func TestAnAuthsvcThatFailsIsLeftAlone(t *testing.T) {
 		"shed":                     failing(codes.ResourceExhausted),
 		"in doubt of us":           failing(codes.Unauthenticated),
 		"broken":                   failing(codes.Internal),
-		"silent":                   hanging,
+		"silent":                   unanswered,
 		"speaking of other tokens": always(other, nil),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -419,6 +419,7 @@ func TestAnAuthsvcThatFailsIsLeftAlone(t *testing.T) {
 				time.Sleep(45 * time.Second)
 				d.expect(t, "when it is well again", of("a"), introspected, introspected, stale)
 				d.expect(t, "and another token at once", of("b"), introspected, introspected, stale)
+				synctest.Wait()
 				if log := w.log.String(); strings.Count(log, "introspection fails and pauses") != 1 ||
 					strings.Count(log, "introspection works again") != 1 || strings.Contains(log, token(nil)[:60]) {
 					t.Errorf("the log: %s", log)
