@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -216,4 +219,61 @@ func TestA01A04TheAdminSocket(t *testing.T) {
 	}
 	serve(t, dir, s.dev, plain+"admin: {socket: \""+socket+"\"}\n", "http")
 	operate(t, "", "watchers", "-config", filepath.Join(dir, "authsvc.yaml"))
+}
+
+// greeted reports whether the server speaks to who connects at the socket.
+func greeted(socket string) (bool, error) {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return false, err
+	}
+	if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return false, err
+	} else if err != nil {
+		return false, nil //nolint:nilerr // it is closed, as for one who is not let in
+	}
+	return true, nil
+}
+
+// TestA04AStrangerIsTurnedAwayEvenWhereTheSocketIsWidened connects as another user, on a thread of its own.
+func TestA04AStrangerIsTurnedAwayEvenWhereTheSocketIsWidened(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		lacking(t, "only root can be another user")
+	}
+	const nobody = 65534
+	dir := t.TempDir()
+	s := start(t, dir)
+	socket := filepath.Join(dir, "admin.sock")
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755), os.Chmod(socket, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	type answer struct {
+		in  bool
+		err error
+	}
+	stranger := make(chan answer, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+			stranger <- answer{err: errno}
+			return
+		}
+		in, err := greeted(socket)
+		stranger <- answer{in, err}
+	}()
+	if a := <-stranger; a.in || a.err != nil {
+		t.Errorf("a stranger is let in: %v %v", a.in, a.err)
+	}
+	if in, err := greeted(socket); !in || err != nil {
+		t.Errorf("the twin: the server's own user: %v %v", in, err)
+	}
+	s.stop(t)
+	if out := s.out.String(); strings.Count(out, "a stranger asked at the admin socket") != 1 || !strings.Contains(out, "65534") {
+		t.Errorf("the log says %s", out)
+	}
 }
