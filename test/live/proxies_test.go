@@ -56,8 +56,8 @@ func (a *api) last() (*http.Request, []byte, int) {
 	return a.seen[len(a.seen)-1], a.body, len(a.seen)
 }
 
-// nginx runs the configuration that we ship, between a server and an API, and gives a client of it.
-func nginx(t *testing.T, s *server, a *api) *http.Client {
+// nginx runs the configuration that we ship, changed from word to word, between a server and an API, and gives a client of it.
+func nginx(t *testing.T, s *server, a *api, change ...string) *http.Client {
 	t.Helper()
 	binary, err := exec.LookPath("nginx")
 	if err != nil {
@@ -77,17 +77,17 @@ func nginx(t *testing.T, s *server, a *api) *http.Client {
 	}
 	socket := filepath.Join(dir, "http")
 	conf := shipped("forward-auth.conf")
-	for from, to := range map[string]string{
-		"listen 127.0.0.1:8000;":      "listen unix:" + socket + ";", // no port that another could take first
-		"server 127.0.0.1:8080;":      "server " + strings.TrimPrefix(s.HTTP, "http://") + ";",
-		"server 127.0.0.1:3000;":      "server " + strings.TrimPrefix(a.URL, "http://") + ";",
-		"https://demo-api.example":    s.Audience,
-		"/etc/nginx/authsvc-ask.conf": filepath.Join(dir, "authsvc-ask.conf"),
-	} {
-		if strings.Count(conf, from) != 1 {
-			t.Fatalf("the shipped configuration has %q %d times", from, strings.Count(conf, from))
+	for words := append(change,
+		"listen 127.0.0.1:8000;", "listen unix:"+socket+";", // no port that another could take first
+		"server 127.0.0.1:8080;", "server "+strings.TrimPrefix(s.HTTP, "http://")+";",
+		"server 127.0.0.1:3000;", "server "+strings.TrimPrefix(a.URL, "http://")+";",
+		"https://demo-api.example", s.Audience,
+		"/etc/nginx/authsvc-ask.conf", filepath.Join(dir, "authsvc-ask.conf"),
+	); len(words) > 0; words = words[2:] {
+		if n := strings.Count(conf, words[0]); n != 1 {
+			t.Fatalf("the shipped configuration has %q %d times", words[0], n)
 		}
-		conf = strings.Replace(conf, from, to, 1)
+		conf = strings.Replace(conf, words[0], words[1], 1)
 	}
 	outer := fmt.Sprintf("daemon off;\nmaster_process off;\npid %[1]s/pid;\nerror_log stderr warn;\nevents {}\nhttp {\n"+
 		"access_log off;\nclient_body_temp_path %[1]s/body;\nproxy_temp_path %[1]s/proxy;\nfastcgi_temp_path %[1]s/f;\nuwsgi_temp_path %[1]s/u;\nscgi_temp_path %[1]s/s;\n"+
@@ -257,6 +257,21 @@ func TestNginxLetsAValidTokenInAndARevokedOneOut(t *testing.T) {
 	}
 	if _, _, n := a.last(); n != before {
 		t.Error("without authsvc a request reached the API")
+	}
+}
+
+// TestNginxPassesNoIdentityThatTheTokenHasNot: a service's own token has no session, so the client's word for one must go.
+func TestNginxPassesNoIdentityThatTheTokenHasNot(t *testing.T) {
+	t.Parallel()
+	s, a := start(t, t.TempDir()), behind(t)
+	c := nginx(t, s, a, "&require=user", "")
+	got := through(t, c, "GET", "/orders", nil, http.Header{"Authorization": {s.own(t)}, "X-Auth-Session": {"of-another"}, "X-Auth-Scope": {"admin"}})
+	r, _, _ := a.last()
+	if got.code != 200 || r == nil {
+		t.Fatalf("a service's own token: %d %s", got.code, got.raw)
+	}
+	if v, ok := r.Header["X-Auth-Session"]; ok || r.Header.Get("X-Auth-Subject") != s.ServiceClientID || r.Header.Get("X-Auth-Scope") != "demo.read demo.write" {
+		t.Errorf("G03 the API sees the session %q, the subject %q and the scope %q", v, r.Header.Get("X-Auth-Subject"), r.Header.Get("X-Auth-Scope"))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -116,6 +117,30 @@ type need struct {
 	rule  guard.Rule
 }
 
+// parameter is one of a proxy's configuration.
+type parameter struct{ name, value string }
+
+// need reads what the proxy's configuration says, each parameter once.
+func (d *Door) need(parameters []parameter) (need, error) {
+	var n need
+	for i, p := range parameters {
+		if slices.ContainsFunc(parameters[:i], func(other parameter) bool { return other.name == p.name }) {
+			return n, fault.Field(clip(p.name), "stands twice")
+		}
+		if err := d.set(&n, p.name, p.value); err != nil {
+			return n, err
+		}
+	}
+	if n.guard == nil {
+		n.guard = d.only
+	}
+	if n.guard == nil {
+		return n, fault.Field("audience", "is required, since forward_auth.audiences has several")
+	}
+	n.rule.Authenticated = !n.rule.User && !n.rule.Client
+	return n, nil
+}
+
 // set takes one parameter of the proxy's configuration. Nothing is skipped: a restriction that was misspelt, or left empty, would
 // be none.
 func (d *Door) set(n *need, name, value string) error {
@@ -142,18 +167,6 @@ func (d *Door) set(n *need, name, value string) error {
 	default:
 		return fault.Field(clip(name), "is not a parameter: audience, scope and require are")
 	}
-	return nil
-}
-
-// complete ends the reading of parameters.
-func (d *Door) complete(n *need) error {
-	if n.guard == nil {
-		n.guard = d.only
-	}
-	if n.guard == nil {
-		return fault.Field("audience", "is required, since forward_auth.audiences has several")
-	}
-	n.rule.Authenticated = !n.rule.User && !n.rule.Client
 	return nil
 }
 

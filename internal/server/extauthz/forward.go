@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -55,28 +54,20 @@ func (d *Door) serve(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// asked reads the query, in which no parameter may stand twice.
+// asked reads the query.
 func (d *Door) asked(query string) (need, error) {
-	var n need
-	var seen []string
-	if query == "" {
-		return n, d.complete(&n)
+	var parameters []parameter
+	if query != "" {
+		for pair := range strings.SplitSeq(query, "&") {
+			name, text, _ := strings.Cut(pair, "=")
+			value, err := url.QueryUnescape(text)
+			if err != nil {
+				return need{}, fault.Field(clip(name), "is malformed")
+			}
+			parameters = append(parameters, parameter{name, value})
+		}
 	}
-	for pair := range strings.SplitSeq(query, "&") {
-		name, value, _ := strings.Cut(pair, "=")
-		value, err := url.QueryUnescape(value)
-		if err != nil {
-			return n, fault.Field(clip(name), "is malformed")
-		}
-		if slices.Contains(seen, name) {
-			return n, fault.Field(clip(name), "stands twice")
-		}
-		if err := d.set(&n, name, value); err != nil {
-			return n, err
-		}
-		seen = append(seen, name)
-	}
-	return n, d.complete(&n)
+	return d.need(parameters)
 }
 
 // failed says that there is no verdict, and logs why once.
