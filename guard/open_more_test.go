@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http/httptest"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -338,4 +339,56 @@ func TestARevocationDoesNotWalkAllStreams(t *testing.T) {
 	if left, targets := index.Size(); left != 0 || targets != 0 {
 		t.Errorf("%d streams are left behind, by %d targets", left, targets)
 	}
+}
+
+// overtaken is a source whose first answer is overtaken by a revocation.
+type overtaken struct {
+	index *guard.Index
+	entry verify.Revocation
+	asked atomic.Int32
+}
+
+func (o *overtaken) Check(*verify.Subject) error {
+	if o.asked.Add(1) > 1 {
+		return verify.ErrRevoked
+	}
+	going := make(chan struct{})
+	go func() {
+		close(going)
+		o.index.Wake(o, o.entry)
+	}()
+	<-going
+	for range 1000 {
+		runtime.Gosched()
+	}
+	return nil
+}
+
+// TestP12NoWakingIsLost: neither to a judgement under way, which then sets the timer, nor to a clock that is set at the same moment.
+func TestP12NoWakingIsLost(t *testing.T) {
+	t.Parallel()
+	of := verify.NewRevocation("https://auth.example", verify.KindSession, "sess", time.Time{}, time.Time{})
+	subject := verify.Subject{Session: of.Target, HasSession: true}
+	for range 100 {
+		index := &guard.Index{}
+		<-index.Watch(subject, &overtaken{index: index, entry: of})
+	}
+	for range 1000 {
+		index, list := &guard.Index{}, &revocable{}
+		ended := index.Watch(subject, list)
+		list.revoked.Store(true)
+		index.Wake(list, of)
+		index.ClockRaised()
+		<-ended
+	}
+}
+
+// revocable is a source that may change its mind.
+type revocable struct{ revoked atomic.Bool }
+
+func (r *revocable) Check(*verify.Subject) error {
+	if r.revoked.Load() {
+		return verify.ErrRevoked
+	}
+	return nil
 }
