@@ -16,12 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
-
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // api is what stands behind a proxy; it remembers what reached it.
@@ -109,22 +103,18 @@ func nginx(t *testing.T, s *server, a *api, change ...string) *http.Client {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		<-ended
 	})
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		if conn, err := net.Dial("unix", socket); err == nil {
-			_ = conn.Close()
-			break
-		}
+	await(t, "nginx listens", func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("nginx ended: %s", out)
-		case <-tick.C:
+		default:
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("nginx was not ready within 30 s")
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = conn.Close()
 		}
-	}
+		return err == nil
+	})
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
@@ -296,47 +286,4 @@ func (s *server) own(t *testing.T) string {
 		t.Fatalf("no token of its own: %d %v", resp.StatusCode, err)
 	}
 	return "Bearer " + issued.AccessToken
-}
-
-// TestEnvoyAsksOverTheRealListener speaks Envoy's protocol, as its filter does.
-func TestEnvoyAsksOverTheRealListener(t *testing.T) {
-	t.Parallel()
-	s := start(t, t.TempDir())
-	in := s.login(t)
-	good := "Bearer " + in.text("access_token")
-	client := authv3.NewAuthorizationClient(wire(t, s.GRPC))
-	check := func(header, extensions map[string]string) (*authv3.CheckResponse, error) {
-		return client.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: extensions,
-			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/orders", Host: "api.example", Headers: header}}}})
-	}
-	answer, err := check(map[string]string{"authorization": good, "x-auth-subject": "root"}, map[string]string{"audience": s.Audience, "scope": "demo.read", "require": "user"})
-	if err != nil || answer.GetOkResponse() == nil {
-		t.Fatalf("a good token: %v %v", answer, err)
-	}
-	named := map[string]*corev3.HeaderValueOption{}
-	for _, o := range answer.GetOkResponse().GetHeaders() {
-		named[o.GetHeader().GetKey()] = o
-	}
-	if o := named["X-Auth-Session"]; o.GetHeader().GetValue() != in.text("session_id") || o.GetAppendAction() != corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD {
-		t.Errorf("the session's header is %v", o)
-	}
-	for name, tt := range map[string]struct {
-		header, extensions map[string]string
-		code               int32
-	}{
-		"no token":              {nil, nil, 401},
-		"a scope that it lacks": {map[string]string{"authorization": good}, map[string]string{"scope": "demo.admin"}, 403},
-		"a misspelt scope":      {map[string]string{"authorization": good}, map[string]string{"scop": "demo.read"}, 500},
-	} {
-		if answer, err := check(tt.header, tt.extensions); err != nil || int32(answer.GetDeniedResponse().GetStatus().GetCode()) != tt.code {
-			t.Errorf("%s: %v %v", name, answer, err)
-		}
-	}
-	if _, err := check(map[string]string{"authorization": good, "x-large": strings.Repeat("a", 70<<10)}, nil); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("R58 a request of 70 KiB: %v", err)
-	}
-	call(t, "POST", s.HTTP+"/v1/auth/revoke", "", map[string]any{"token": in.text("refresh_token")})
-	if answer, err := check(map[string]string{"authorization": good}, nil); err != nil || answer.GetDeniedResponse().GetStatus().GetCode() != 401 {
-		t.Errorf("P01 a revoked token: %v %v", answer, err)
-	}
 }
