@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,6 +108,12 @@ func (r Rule) check(feed bool) error {
 	return nil
 }
 
+// clone is a rule that its caller cannot change any more.
+func (r Rule) clone() Rule {
+	r.Scopes = slices.Clone(r.Scopes)
+	return r
+}
+
 func (r Rule) denies() bool {
 	return !(r.Public || r.Optional || r.Authenticated || r.User || r.Client || len(r.Scopes) > 0)
 }
@@ -144,7 +151,8 @@ type Options struct {
 	// Rules are found by exact match, never by pattern: for gRPC by full method, "/package.Service/Method"; for HTTP see
 	// Middleware.
 	Rules map[string]Rule
-	// Default is for what Rules does not name. The zero Rule denies.
+	// Default is for what Rules does not name. The zero Rule denies. Over HTTP it is not for what Rules names in another spelling; see
+	// Middleware.
 	Default Rule
 	// Realm is named in HTTP challenges (RFC 9110 §11.5); empty leaves it out.
 	Realm string
@@ -160,6 +168,7 @@ type Guard struct {
 	verifier *verify.Verifier
 	feed     *Feed // or nil
 	rules    map[string]Rule
+	spelled  map[string]bool // the keys of rules, in the plain spelling
 	fallback Rule
 	realm    string
 	asks     bool // Options.Introspect
@@ -193,8 +202,12 @@ func New(o Options) (*Guard, error) {
 		}
 	}
 	g := &Guard{
-		verifier: o.Verifier, feed: o.Feed, rules: maps.Clone(o.Rules), fallback: o.Default, realm: o.Realm, observe: o.Observe,
-		asks: o.Introspect,
+		verifier: o.Verifier, feed: o.Feed, rules: maps.Clone(o.Rules), fallback: o.Default.clone(), realm: o.Realm, observe: o.Observe,
+		asks: o.Introspect, spelled: map[string]bool{},
+	}
+	for key, rule := range g.rules {
+		g.rules[key] = rule.clone()
+		g.spelled[spelling(key)] = true
 	}
 	if g.observe == nil {
 		g.observe = func(context.Context, string, string) {}
