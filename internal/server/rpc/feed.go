@@ -48,7 +48,8 @@ var (
 // Hub is the trust feed: it looks at the log and the key set, and hands each change to all who watch as one message that was
 // marshalled once. A watcher that does not keep up is cut off, and costs the others nothing.
 type Hub struct {
-	o HubOptions
+	o    HubOptions
+	born [16]byte // at random: no two hubs have one
 
 	// One at a time moves at and joins. Changes are marshalled under order alone, so that many of them hold up nobody who comes,
 	// leaves, counts or drains. It is taken before mu.
@@ -136,7 +137,9 @@ func NewHub(o HubOptions) (*Hub, error) {
 	if o.MaxPerClient <= 0 {
 		o.MaxPerClient = 1_000
 	}
-	return &Hub{o: o, watchers: map[*watcher]struct{}{}, joined: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}, nil
+	h := &Hub{o: o, watchers: map[*watcher]struct{}{}, joined: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}
+	ids.Random(h.born[:])
+	return h, nil
 }
 
 // Run hands out changes and heartbeats until ctx ends.
