@@ -43,7 +43,8 @@ func (g *Guard) StreamServerInterceptor() grpc.StreamServerInterceptor {
 		}
 		ctx, open := g.watch(ctx, claims)
 		defer open.close()
-		defer g.meter.streamOpened(ctx)()
+		g.meter.streams(ctx, 1)
+		defer g.meter.streams(ctx, -1)
 		if err := open.err(); err != nil {
 			return err
 		}
