@@ -21,6 +21,8 @@ type stage struct {
 	way *way
 	v   *service
 
+	during *session // ends during the outage
+
 	breaks  float64 // of the feed, before its database is withheld
 	release func()
 }
@@ -76,6 +78,22 @@ func TestP01P02P12AServiceThroughOutages(t *testing.T) {
 		held(time.Minute)...)
 	play("P02 the feed's connection is reset", outage{begin: func(_ *testing.T, x *stage) { x.way.tear(true) }, end: mend, reaches: true, timed: true}, held()...)
 	play("P02 the service is stopped", outage{begin: signal(syscall.SIGSTOP), end: signal(syscall.SIGCONT), timed: true}, held(2*time.Minute)...)
+	play("P02 the service is stopped, with heartbeats in its socket, and the feed stalls", outage{
+		begin: func(t *testing.T, x *stage) {
+			signal(syscall.SIGSTOP)(t, x)
+			<-time.After(2500 * time.Millisecond) // for heartbeats
+			x.way.stall()
+		},
+		end: func(t *testing.T, x *stage) {
+			signal(syscall.SIGCONT)(t, x)
+			// All that it can read now is older than the revocation, and than what a sensitive call goes by.
+			if a := x.v.ask(t.Context(), sensitive, x.during.token()); a.said != guard.ReasonReplicaStale {
+				t.Errorf("a sensitive call right after the stop: %s", x.during.tell("is no refusal for old knowledge", a))
+			}
+			x.way.mend()
+		},
+		timed: true,
+	}, held()...)
 	play("P02 authsvc is killed", outage{
 		begin: func(t *testing.T, x *stage) { x.kill(t) },
 		end:   func(t *testing.T, x *stage) { x.server = start(t, x.dir, "-grpc", x.GRPC) },
@@ -138,6 +156,7 @@ func withhold(t *testing.T, dir string) (release func()) {
 func (o outage) befalls(t *testing.T, x *stage, held time.Duration) {
 	alive, early, during := x.signIn(t, "alive"), x.signIn(t, "early"), x.signIn(t, "during")
 	await(t, "the feed is whole", func() bool { return x.v.status(t).Ready && x.v.status(t).Age < time.Second })
+	x.during = during
 	streams := map[*session]*openStream{}
 	for _, in := range []*session{alive, early, during} {
 		streams[in] = x.v.open(t, in.token())
@@ -235,7 +254,7 @@ func (o outage) after(t *testing.T, x *stage, w *witness, alive *session, stream
 	await(t, "P01 a session that ends after the outage is refused", func() bool {
 		a := x.v.ask(t.Context(), sensitive, late.token())
 		if fault := late.broken(sensitive, a); fault != "" {
-			t.Errorf("late: %s", fault)
+			t.Fatalf("late: %s", late.tell(fault, a))
 		}
 		return a.said == guard.ReasonTokenRevoked
 	})
