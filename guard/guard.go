@@ -197,8 +197,8 @@ func New(o Options) (*Guard, error) {
 		if err := rule.check(o.Feed != nil); err != nil {
 			return nil, fmt.Errorf("guard: the rule of %q: %w", key, err)
 		}
-		if !strings.Contains(key, "/") {
-			return nil, fmt.Errorf("guard: the rule of %q: neither a gRPC full method nor an HTTP path", key)
+		if !nameable(key) {
+			return nil, fmt.Errorf("guard: the rule of %q: neither a gRPC full method nor an HTTP path, with a method in capitals or without", key)
 		}
 	}
 	g := &Guard{
@@ -217,6 +217,13 @@ func New(o Options) (*Guard, error) {
 		return nil, fmt.Errorf("guard: Options.Meter: %w", err)
 	}
 	return g, nil
+}
+
+// nameable says whether a call can ever have the key, so that a misspelled rule does not leave its call to Default.
+func nameable(key string) bool {
+	before, _, ok := strings.Cut(key, "/")
+	method, host, spaced := strings.Cut(before, " ")
+	return ok && (!spaced || method != "" && method == strings.ToUpper(method)) && !strings.ContainsAny(method+host, " \t")
 }
 
 // refusal is why a call may not go on, before a transport words it.

@@ -105,3 +105,18 @@ func TestAGuardsRulesAreItsOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestR56AMisspelledKeyIsRefused: no call could ever have it, and what it was to guard would be left to Default.
+func TestR56AMisspelledKeyIsRefused(t *testing.T) {
+	t.Parallel()
+	for key, good := range map[string]bool{
+		"/orders": true, "GET /orders": true, "GET /orders/{id}": true, "orders.example/": true, "GET orders.example/x y": true, "/": true,
+		"/shop.v1.Orders/List": true,
+		"get /orders":          false, "Get /orders": false, " /orders": false, "GET  /orders": false, "GET\t/orders": false, "GET": false, "": false, "GET POST /orders": false,
+	} {
+		_, err := guard.New(guard.Options{Verifier: verifier(true), Rules: map[string]guard.Rule{key: {Authenticated: true}}, Default: guard.Rule{Public: true}})
+		if (err == nil) != good {
+			t.Errorf("%q: %v", key, err)
+		}
+	}
+}

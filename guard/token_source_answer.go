@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -150,8 +151,9 @@ func (s *TokenSource) unreachable(ctx context.Context, q question, err error) er
 	if ctx.Err() != nil {
 		return unavailable(errSlowRenewal)
 	}
-	if text := err.Error(); len(text) > 1024 || s.quotes(q, text) {
-		return unavailable(errors.New("the server does not speak HTTP"))
+	unfit := func(c rune) bool { return !unicode.IsPrint(c) } // a certificate's names may begin a new line of a log
+	if text := err.Error(); len(text) > 1024 || s.quotes(q, text) || strings.ContainsFunc(text, unfit) {
+		return unavailable(errors.New("the connection failed, in words that are not to be repeated"))
 	}
 	return unavailable(err)
 }

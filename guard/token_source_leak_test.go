@@ -2,12 +2,17 @@ package guard_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +21,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/authsvc/authsvc/guard"
 	"github.com/authsvc/authsvc/verify"
@@ -211,6 +217,31 @@ func TestATLSConfigThatOthersUseToo(t *testing.T) {
 		}
 		if len(o.TLS.NextProtos) != len(offered) {
 			t.Errorf("the caller's own was changed to %q", o.TLS.NextProtos)
+		}
+	}
+}
+
+// TestR63ACertificateWritesNoLines has a server that nobody trusts, whose name holds a line break.
+func TestR63ACertificateWritesNoLines(t *testing.T) {
+	t.Parallel()
+	for names, told := range map[string]bool{"orders.example": true, "a\nlevel=INFO msg=forged": false} {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{names}, NotAfter: time.Now().Add(time.Hour)}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewUnstartedServer(http.NotFoundHandler())
+		server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+		server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		_, err = sourceAt(t, strings.Replace(server.URL, "127.0.0.1", "localhost", 1), nil).Token(t.Context())
+		if reasonOf(t, err) != "unavailable" || strings.Contains(err.Error(), "forged") || strings.Contains(err.Error(), "x509") != told {
+			t.Errorf("%q: %v", names, err)
 		}
 	}
 }
