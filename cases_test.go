@@ -122,6 +122,7 @@ func securityCases() []securityCase {
 		{"P02", "A verifier that was cut off: fresh, stale and expired answers by the age of what it knows, and what it lacks once it is back.", "A verifier that was not."},
 		{"P04", "Revocations that many commit at once, a later one before an earlier: none is skipped.", "One after the other."},
 		{"P06", "A million revocations in minutes: each is kept, in bounded memory.", "A token that none of them hits."},
+		{"P06", "A million revocations in five minutes: all are kept within the memory that is said, and whoever does not read them is let go.", "A watcher that reads."},
 		{"P08", "A verifier's clock set back, a cursor of another history of the log or ahead of it: what has expired or is revoked stays refused, and nothing that is held is taken away.", "A clock that goes on, and a cursor of this log."},
 		{"P11", "Introspection by a client that the token is not for: inactive; by nobody: 401.", "By a client of the token's audience."},
 		{"P12", "A stream whose token is revoked or expires: it ends within a second.", "A stream whose token is good."},
