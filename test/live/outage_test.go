@@ -1,8 +1,11 @@
 package live
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -77,15 +80,15 @@ func TestP01P02P12AServiceThroughOutages(t *testing.T) {
 	play("P02 the feed is late", outage{begin: func(_ *testing.T, x *stage) { x.way.delay(1500 * time.Millisecond) }, end: mend, reaches: true, timed: true},
 		held(time.Minute)...)
 	play("P02 the feed's connection is reset", outage{begin: func(_ *testing.T, x *stage) { x.way.tear(true) }, end: mend, reaches: true, timed: true}, held()...)
-	play("P02 the service is stopped", outage{begin: signal(syscall.SIGSTOP), end: signal(syscall.SIGCONT), timed: true}, held(2*time.Minute)...)
+	play("P02 the service is stopped", outage{begin: halt, end: resume, timed: true}, held(2*time.Minute)...)
 	play("P02 the service is stopped, with heartbeats in its socket, and the feed stalls", outage{
 		begin: func(t *testing.T, x *stage) {
-			signal(syscall.SIGSTOP)(t, x)
+			halt(t, x)
 			<-time.After(2500 * time.Millisecond) // for heartbeats
 			x.way.stall()
 		},
 		end: func(t *testing.T, x *stage) {
-			signal(syscall.SIGCONT)(t, x)
+			resume(t, x)
 			// All that it can read now is older than the revocation, and than what a sensitive call goes by.
 			if a := x.v.ask(t.Context(), sensitive, x.during.token()); a.said != guard.ReasonReplicaStale {
 				t.Errorf("a sensitive call right after the stop: %s", x.during.tell("is no refusal for old knowledge", a))
@@ -126,13 +129,29 @@ func together(t *testing.T, tests map[string]func(t *testing.T)) {
 	all.Wait()
 }
 
-// signal sends the service's process a signal.
-func signal(sig os.Signal) func(t *testing.T, x *stage) {
-	return func(t *testing.T, x *stage) {
-		t.Helper()
-		if err := x.v.cmd.Process.Signal(sig); err != nil {
-			t.Fatal(err)
+// halt stops the service's process, and waits until the last of its threads has stopped.
+func halt(t *testing.T, x *stage) {
+	t.Helper()
+	pid := x.v.cmd.Process.Pid
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the service has stopped", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("the threads of the service: %v", err)
 		}
+		return !slices.ContainsFunc(threads, func(path string) bool {
+			content, err := os.ReadFile(path)
+			return err == nil && !bytes.Contains(content, []byte(") T ")) // proc(5): the state stands behind the name
+		})
+	})
+}
+
+func resume(t *testing.T, x *stage) {
+	t.Helper()
+	if err := syscall.Kill(x.v.cmd.Process.Pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
 }
 
