@@ -66,9 +66,7 @@ func (g *Guard) watch(ctx context.Context, claims *verify.Claims) (context.Conte
 	}
 	s.transport, _ = grpc.ServerTransportStreamFromContext(ctx).(interface{ WriteStatus(st *status.Status) error })
 	ctx, s.cancel = context.WithCancelCause(ctx)
-	s.mu.Lock()
 	s.timer = time.AfterFunc(math.MaxInt64, s.judge)
-	s.mu.Unlock()
 	if s.index != nil {
 		s.index.add(s)
 	}

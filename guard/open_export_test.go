@@ -37,9 +37,7 @@ func (i *Index) Watch(subject verify.Subject, source verify.RevocationSource) (e
 		subject: subject, expires: time.Now().Add(time.Hour), now: time.Now, source: source, every: math.MaxInt64,
 		index: &i.streams, meter: meter, cancel: func(error) { close(end) },
 	}
-	s.mu.Lock()
 	s.timer = time.AfterFunc(math.MaxInt64, s.judge)
-	s.mu.Unlock()
 	i.streams.add(s)
 	s.judge()
 	return end
@@ -47,7 +45,7 @@ func (i *Index) Watch(subject verify.Subject, source verify.RevocationSource) (e
 
 // ClockRaised is what the feed does when its clock has gone ahead of the timers.
 func (i *Index) ClockRaised() {
-	i.streams.ahead = math.MinInt64
+	i.streams.ahead = 0
 	i.streams.follow(time.Now)
 }
 
