@@ -263,8 +263,9 @@ func TestA04AStrangerIsTurnedAwayEvenWhereTheSocketIsWidened(t *testing.T) {
 			stranger <- answer{err: errno}
 			return
 		}
-		in, err := greeted(socket)
-		stranger <- answer{in, err}
+		first, err := greeted(socket)
+		again, twice := greeted(socket) // of which the log says nothing more
+		stranger <- answer{first || again, errors.Join(err, twice)}
 	}()
 	if a := <-stranger; a.in || a.err != nil {
 		t.Errorf("a stranger is let in: %v %v", a.in, a.err)

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -250,7 +251,7 @@ func TestR58AConnectionToTheOperatorsListenerThatSaysNothingEnds(t *testing.T) {
 		}{
 			{"nothing at all", "", 10 * time.Second},
 			{"half of a greeting", "PRI * HTTP", 10 * time.Second},
-			{"a greeting, and then nothing", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", 2 * time.Minute},
+			{"a greeting, and then nothing", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", 70 * time.Second},
 		} {
 			c := must(l.DialContext(t.Context()))(t)
 			if _, err := io.WriteString(c, tt.says); err != nil {
@@ -263,5 +264,48 @@ func TestR58AConnectionToTheOperatorsListenerThatSaysNothingEnds(t *testing.T) {
 			}
 			c.Close()
 		}
+	})
+}
+
+// TestR58TheOperatorsListenerBoundsStreamsAndHeaders reads what the server allows to who connects.
+func TestR58TheOperatorsListenerBoundsStreamsAndHeaders(t *testing.T) {
+	t.Parallel()
+	server, l := rpc.NewAdminServer(), bufconn.Listen(1<<20)
+	go server.Serve(l)
+	t.Cleanup(server.Stop)
+	c := must(l.DialContext(t.Context()))(t)
+	defer c.Close()
+	f := http2.NewFramer(c, c)
+	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	settings, ok := must(f.ReadFrame())(t).(*http2.SettingsFrame)
+	if !ok {
+		t.Fatal("it does not begin with its settings")
+	}
+	for id, want := range map[http2.SettingID]uint32{http2.SettingMaxConcurrentStreams: 16, http2.SettingMaxHeaderListSize: 16 << 10} {
+		if got, ok := settings.Value(id); !ok || got != want {
+			t.Errorf("%v is %d, %v; want %d", id, got, ok, want)
+		}
+	}
+}
+
+func TestR58ACallOfAnOperatorThatNeverComesWholeEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := written(t, nil)
+		o := s.operators(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		stream := must(o.conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, adminv1.WatcherService_ListWatchers_FullMethodName))(t)
+		began := time.Now()
+		err := stream.RecvMsg(&adminv1.ListWatchersResponse{})
+		if took := time.Since(began); status.Code(err) != codes.DeadlineExceeded || took > time.Minute { // of the bubble's clock
+			t.Errorf("after %v: %v", took, err)
+		}
+		o.list(t) // the twin: one that comes
 	})
 }
