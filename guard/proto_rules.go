@@ -16,7 +16,8 @@ import (
 //
 // The error names each method that has no rule, so that a forgotten one cannot be served, each that the files hold twice, and each
 // whose rule a guard cannot keep: one with none of its members or with something that this version does not know, one that contradicts itself, holder and operator,
-// which are authsvc's own, and own, because an interceptor does not know whose thing a request names.
+// which are authsvc's own, and own, because an interceptor does not know whose thing a request names. It cannot see that several option
+// statements named two kinds of callers, which protoc lets pass: in generated code only the last is left. buf refuses them.
 func RulesOf(files ...protoreflect.FileDescriptor) (map[string]Rule, error) {
 	rules := map[string]Rule{}
 	var faults []error
