@@ -1,7 +1,8 @@
 // Package guard puts an access token's verdict in front of handlers: gRPC interceptors, unary and stream, and net/http
 // middleware, over one table of rules that denies what it does not name. It owns who may call what and how a refusal is
-// said; whether a token is good is package verify's business alone. It owns too the client of the trust feed, which tells a
-// verifier the issuer's keys and what has been revoked, and the source of the tokens with which a service calls others.
+// said, and the end of an open gRPC stream whose token expires or is revoked; whether a token is good is package verify's
+// business alone. It owns too the client of the trust feed, which tells a verifier the issuer's keys and what has been revoked,
+// and the source of the tokens with which a service calls others.
 //
 //	g, err := guard.New(guard.Options{
 //		Verifier: v,
@@ -157,7 +158,8 @@ type Options struct {
 	// Realm is named in HTTP challenges (RFC 9110 §11.5); empty leaves it out.
 	Realm string
 	// Observe is told of every decision, for metrics: the key of the rule that was found ("" for Default, so that callers cannot
-	// invent names) and the reason of the refusal ("", AcceptedStale or AcceptedIntrospected where the call went on). Nil is fine.
+	// invent names) and the reason of the refusal ("", AcceptedStale or AcceptedIntrospected where the call went on). Of the end of a
+	// stream that was let in it is not told; Meter counts those. Nil is fine.
 	Observe func(ctx context.Context, rule, reason string)
 	// Meter is where the same is counted by OpenTelemetry, by outcome; docs/verify.md lists what. Nil means that nothing is.
 	Meter metric.MeterProvider
