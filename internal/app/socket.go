@@ -74,7 +74,7 @@ func ownFolder(dir string) error {
 	case ownerOf(info) != os.Geteuid():
 		return fmt.Errorf("the folder %s is not this user's own: give the socket one that is", dir)
 	case info.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("others may write to the folder %s (mode %04o): make it 0700", dir, info.Mode().Perm())
+		return fmt.Errorf("others may write to the folder %s (mode %04o): name a file in a folder of the service's own, with mode 0700", dir, info.Mode().Perm())
 	}
 	return nil
 }

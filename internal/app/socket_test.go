@@ -71,8 +71,8 @@ func TestTheAdminSocketIsForItsOwnerAlone(t *testing.T) {
 			dead(t, path)
 			return path
 		}, ""},
-		{"a folder of a group", func(t *testing.T) string { return filepath.Join(folder(t, 0o770), "s") }, "others may write to the folder"},
-		{"a folder of everybody", func(t *testing.T) string { return filepath.Join(folder(t, 0o777), "s") }, "others may write to the folder"},
+		{"a folder of a group", func(t *testing.T) string { return filepath.Join(folder(t, 0o770), "s") }, "a folder of the service's own, with mode 0700"},
+		{"a folder of everybody", func(t *testing.T) string { return filepath.Join(folder(t, 0o777), "s") }, "a folder of the service's own, with mode 0700"},
 		{"a folder of another user", func(t *testing.T) string {
 			if os.Getuid() != 0 {
 				return "/usr/s"
