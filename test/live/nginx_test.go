@@ -71,28 +71,40 @@ func nginx(t *testing.T, s *server, a *api, change ...string) *http.Client {
 	}
 	socket := filepath.Join(dir, "http")
 	conf := shipped("forward-auth.conf")
-	for words := append(change,
+	conf = changed(t, conf, append(change,
 		"listen 127.0.0.1:8000;", "listen unix:"+socket+";", // no port that another could take first
 		"server 127.0.0.1:8080;", "server "+strings.TrimPrefix(s.HTTP, "http://")+";",
 		"server 127.0.0.1:3000;", "server "+strings.TrimPrefix(a.URL, "http://")+";",
 		"https://demo-api.example", s.Audience,
-		"/etc/nginx/authsvc-ask.conf", filepath.Join(dir, "authsvc-ask.conf"),
-	); len(words) > 0; words = words[2:] {
-		if n := strings.Count(conf, words[0]); n != 1 {
-			t.Fatalf("the shipped configuration has %q %d times", words[0], n)
-		}
-		conf = strings.Replace(conf, words[0], words[1], 1)
-	}
+		"/etc/nginx/", dir+"/"))
 	outer := fmt.Sprintf("daemon off;\nmaster_process off;\npid %[1]s/pid;\nerror_log stderr warn;\nevents {}\nhttp {\n"+
 		"access_log off;\nclient_body_temp_path %[1]s/body;\nproxy_temp_path %[1]s/proxy;\nfastcgi_temp_path %[1]s/f;\nuwsgi_temp_path %[1]s/u;\nscgi_temp_path %[1]s/s;\n"+
 		"include %[1]s/forward-auth.conf;\n}\n", dir)
-	for name, text := range map[string]string{"nginx.conf": outer, "forward-auth.conf": conf, "authsvc-ask.conf": shipped("authsvc-ask.conf")} {
+	for name, text := range map[string]string{"nginx.conf": outer, "forward-auth.conf": conf, "authsvc-ask.conf": shipped("authsvc-ask.conf"),
+		"authsvc-identity.conf": shipped("authsvc-identity.conf")} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return by(t, socket, exec.Command(binary, "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf")))
+}
+
+// changed replaces words in a configuration that we ship, each of which must be there.
+func changed(t *testing.T, conf string, words []string) string {
+	t.Helper()
+	for ; len(words) > 0; words = words[2:] {
+		if !strings.Contains(conf, words[0]) {
+			t.Fatalf("the shipped configuration has no %q", words[0])
+		}
+		conf = strings.ReplaceAll(conf, words[0], words[1])
+	}
+	return conf
+}
+
+// by runs a proxy that listens on a socket, and gives a client of it.
+func by(t *testing.T, socket string, cmd *exec.Cmd) *http.Client {
+	t.Helper()
 	out := &bytes.Buffer{}
-	cmd := exec.Command(binary, "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf"))
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -103,10 +115,10 @@ func nginx(t *testing.T, s *server, a *api, change ...string) *http.Client {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		<-ended
 	})
-	await(t, "nginx listens", func() bool {
+	await(t, "the proxy listens", func() bool {
 		select {
 		case <-ended:
-			t.Fatalf("nginx ended: %s", out)
+			t.Fatalf("the proxy ended: %s", out)
 		default:
 		}
 		conn, err := net.Dial("unix", socket)
@@ -262,6 +274,55 @@ func TestNginxPassesNoIdentityThatTheTokenHasNot(t *testing.T) {
 	}
 	if v, ok := r.Header["X-Auth-Session"]; ok || r.Header.Get("X-Auth-Subject") != s.ServiceClientID || r.Header.Get("X-Auth-Scope") != "demo.read demo.write" {
 		t.Errorf("G03 the API sees the session %q, the subject %q and the scope %q", v, r.Header.Get("X-Auth-Subject"), r.Header.Get("X-Auth-Scope"))
+	}
+}
+
+// TestNginxAndTheAPISeeOnePath: what a location requires holds for every spelling that the API could take for a path of it.
+func TestNginxAndTheAPISeeOnePath(t *testing.T) {
+	t.Parallel()
+	s, a := start(t, t.TempDir()), behind(t)
+	c := nginx(t, s, a, "    location / {", "    location /open/ {\n        proxy_pass http://api/open/;\n    }\n    location / {")
+	narrow := "Bearer " + call(t, "POST", s.HTTP+"/v1/auth/login", "", map[string]any{"username": s.Username, "password": s.Password, "client_id": s.PublicClientID, "scope": "demo.read"}).text("access_token")
+	wide := "Bearer " + s.login(t).text("access_token")
+	for _, tt := range []struct {
+		path, bearer string
+		code         int
+		sees         string
+	}{
+		{"/orders/7?a=%2f..", narrow, 200, "/orders/7?a=%2f.."},
+		{"/orders/a%20b%3fc%25d", narrow, 200, "/orders/a%20b%3Fc%25d"},
+		{"/admin/7", wide, 200, "/admin/7"},
+		{"/admin/7", narrow, 403, ""},
+		{"//admin/7", narrow, 403, ""},
+		{"/%61dmin/7", narrow, 403, ""},
+		{"/x/../admin/7", narrow, 403, ""},
+		{"/x/..%2fadmin%2f7", narrow, 403, ""},
+		{"/admin/../x", narrow, 200, "/x"},
+		{"/admin/%2e%2e/x", narrow, 200, "/x"},
+		{"/admin/..%2fx", narrow, 200, "/x"},
+		{"/open/7", "", 200, "/open/7"},
+	} {
+		_, _, before := a.last()
+		header := http.Header{"X-Auth-Subject": {"root"}, "X-Auth-Scope": {"admin"}}
+		if tt.bearer != "" {
+			header.Set("Authorization", tt.bearer)
+		}
+		got := through(t, c, "GET", tt.path, nil, header)
+		r, _, n := a.last()
+		if got.code != tt.code || (n > before) != (tt.code == 200) || tt.code == 200 && r.RequestURI != tt.sees {
+			t.Errorf("%s: %d, want %d; the API sees %v, want %q", tt.path, got.code, tt.code, r, tt.sees)
+			continue
+		}
+		if tt.code == 200 && (r.Header.Get("X-Auth-Subject") == "root" || r.Header.Get("X-Auth-Scope") == "admin") {
+			t.Errorf("G03 %s: the API sees who the client says it is: %v", tt.path, r.Header)
+		}
+	}
+	c = nginx(t, s, a, "proxy_pass http://api/;", "proxy_pass http://api;")
+	if got := through(t, c, "GET", "/admin/..%2fx", nil, http.Header{"Authorization": {narrow}}); got.code != 200 {
+		t.Errorf("the unsafe twin: %d", got.code)
+	}
+	if r, _, _ := a.last(); r.RequestURI != "/admin/..%2fx" {
+		t.Errorf("the unsafe twin: the API sees %s", r.RequestURI)
 	}
 }
 

@@ -49,7 +49,8 @@ type proxied struct {
 	method grpc.MethodHandler
 	minter *token.Minter
 	list   *verify.List
-	stale  error // what Fresh answers
+	stale  error         // what Fresh answers
+	ahead  time.Duration // of the door's clock
 	log    *bytes.Buffer
 
 	mu       sync.Mutex
@@ -82,6 +83,7 @@ func open(t testing.TB, change func(*extauthz.Config)) *proxied {
 	}
 	p.Door = must(extauthz.New(extauthz.Options{Config: config, Issuer: issuer, Keys: ring, Revocations: p.list,
 		Fresh: func(context.Context) error { return p.stale }, Status: rpc.StatusOf, Logger: log,
+		Now: func() time.Time { return time.Now().Add(p.ahead) },
 		Observe: func(outcome string) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -344,6 +346,12 @@ func TestIdentityHeaders(t *testing.T) {
 	} {
 		bearer := "Bearer " + all.mint(t, tt.change)
 		envoy, nginx := all.check(t, nil, request(bearer)), all.ask(t, "", with(bearer))
+		for _, name := range tt.gone {
+			if v, ok := nginx.header[name]; !ok || v[0] != "" {
+				t.Errorf("%s: %s is %q over HTTP, want it empty: a proxy that copies what is there would leave the client's own", tt.name, name, v)
+			}
+			nginx.header.Del(name)
+		}
 		for _, a := range []answer{envoy, nginx} {
 			if a.header.Get("X-Auth-Id") == "" {
 				t.Errorf("%s: no id of the token in %v", tt.name, a.header)
@@ -422,7 +430,7 @@ func TestAMisspeltRestrictionIsNotDropped(t *testing.T) {
 	}
 }
 
-func TestAProblemIsToldOnceAndTheirNumberIsBounded(t *testing.T) {
+func TestAProblemIsToldOnceAMinuteAndTheirNumberIsBounded(t *testing.T) {
 	t.Parallel()
 	p := open(t, nil)
 	for range 3 {
@@ -437,6 +445,12 @@ func TestAProblemIsToldOnceAndTheirNumberIsBounded(t *testing.T) {
 	}
 	if n := strings.Count(p.log.String(), "\n"); n != 64 {
 		t.Errorf("a thousand problems are %d lines", n)
+	}
+	p.ahead = time.Minute
+	p.log.Reset()
+	p.ask(t, "scop=a", nil)
+	if !strings.Contains(p.log.String(), "scop: is not a parameter") {
+		t.Errorf("what strangers asked a minute ago keeps a problem from the log: %q", p.log)
 	}
 }
 

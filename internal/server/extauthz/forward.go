@@ -21,9 +21,10 @@ func (d *Door) Routes() map[string]http.Handler {
 	return map[string]http.Handler{forwardPath: http.HandlerFunc(d.serve)}
 }
 
-// serve decides on the request that a proxy holds, by any method: 200 with the identity headers, 401 and 403 as RFC 6750 §3 has
-// them, 400 where the query is not understood, 503 where nothing could be decided. Whatever is not 2xx, proxies take for a no.
-// Of the request only its Authorization and its query count, and the query is the proxy's own.
+// serve decides on the request that a proxy holds, by any method: 200 with every identity header, empty where the token has it
+// not, so that a proxy which copies what is there leaves none of the client's own in place; 401 and 403 as RFC 6750 §3 has them;
+// 400 where the query is not understood; 503 where nothing could be decided. Whatever is not 2xx, proxies take for a no. Of the
+// request only its Authorization and its query count, and the query is the proxy's own.
 func (d *Door) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -47,9 +48,7 @@ func (d *Door) serve(w http.ResponseWriter, r *http.Request) {
 			d.failed(w, r, err)
 			return
 		}
-		if v != "" {
-			h[id.name] = []string{v}
-		}
+		h[id.name] = []string{v}
 	}
 	w.WriteHeader(http.StatusOK)
 }
