@@ -2,6 +2,7 @@ package live
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/authsvc/authsvc/guard"
 	"github.com/authsvc/authsvc/test/soak"
+	"github.com/authsvc/authsvc/verify"
 )
 
 // stage is authsvc, the way to it, and a guarded service at the way's other end.
@@ -291,5 +293,49 @@ func (o outage) after(t *testing.T, x *stage, w *witness, alive *session, stream
 		if w.count(alive, method, accepted) == 0 {
 			t.Errorf("%s let nobody in", method)
 		}
+	}
+}
+
+// TestP08AnOlderDatabaseIsPutBack has the log begin again where an older copy stood, so that its places come twice. A verifier that
+// comes with a place of the history that was lost, before the new one has grown past it, keeps what it knew and misses nothing.
+func TestP08AnOlderDatabaseIsPutBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := start(t, dir)
+	lost, next, alive := s.signIn(t, "lost"), s.signIn(t, "next"), s.signIn(t, "alive")
+	s.stop(t)
+	path := filepath.Join(dir, "authsvc.db")
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, dir, "-grpc", s.GRPC)
+	w := watch(t, s, nil)
+	w.ready(t)
+	s.revoke(t, lost)
+	await(t, "the revocation has come", func() bool { return errors.Is(w.says(t, lost.token()), verify.ErrRevoked) })
+	head := func() string {
+		db := database(t, dir)
+		defer db.Close() // or else the server would not be the last to close the file, and leave its log behind
+		return text(t, db, `SELECT MAX(position) FROM revocations`)
+	}
+	place := head()
+	s.stop(t)
+	if err := os.WriteFile(path, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := w.Status().Cursor
+	s = start(t, dir, "-grpc", s.GRPC)
+	await(t, "the feed goes on in the new history", func() bool { return w.Status().Cursor != before && w.Status().Age < time.Second })
+	s.revoke(t, next)
+	if got := head(); got != place {
+		t.Fatalf("the new history's place is %s, and the lost one's was %s", got, place)
+	}
+	await(t, "P08 what has the place of another is refused", func() bool { return errors.Is(w.says(t, next.token()), verify.ErrRevoked) })
+	if err := w.says(t, lost.token()); !errors.Is(err, verify.ErrRevoked) {
+		t.Errorf("P08 what the database has lost: %v", err)
+	}
+	if err := w.says(t, alive.token()); err != nil {
+		t.Errorf("the twin: %v", err)
 	}
 }
