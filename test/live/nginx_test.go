@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -323,6 +324,31 @@ func TestNginxAndTheAPISeeOnePath(t *testing.T) {
 	}
 	if r, _, _ := a.last(); r.RequestURI != "/admin/..%2fx" {
 		t.Errorf("the unsafe twin: the API sees %s", r.RequestURI)
+	}
+}
+
+// TestNginxAsksTheNextReplicaWhereOneCannotDecide: one stale replica of two is not half of an outage.
+func TestNginxAsksTheNextReplicaWhereOneCannotDecide(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	stale := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(stale.Close)
+	s, a := start(t, t.TempDir()), behind(t)
+	c := nginx(t, s, a, "server 127.0.0.1:8080;", "server "+stale.Listener.Addr().String()+";\n    server 127.0.0.1:8080;")
+	good := "Bearer " + s.login(t).text("access_token")
+	for range 4 {
+		if got := through(t, c, "GET", "/orders", nil, http.Header{"Authorization": {good}}); got.code != 200 {
+			t.Errorf("a good token: %d", got.code)
+		}
+		if got := through(t, c, "GET", "/orders", nil, http.Header{"Authorization": {good + "x"}}); got.code != 401 {
+			t.Errorf("no good token: %d", got.code)
+		}
+	}
+	if asked.Load() == 0 {
+		t.Error("nginx never asked the stale one")
 	}
 }
 
