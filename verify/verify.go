@@ -227,6 +227,7 @@ func (v *Verifier) open(ctx context.Context, token string) (*verified, error) {
 	t.claims.KeyID = key.id
 	if v.revocations != nil {
 		t.subject = v.Subject(&t.claims)
+		t.subject.keeps = true
 	}
 	return t, nil
 }
