@@ -1,6 +1,7 @@
 package live
 
 import (
+	"errors"
 	"maps"
 	"net/http"
 	"os"
@@ -89,6 +90,9 @@ func TestTheEnvoyExampleIsWhatEnvoyReads(t *testing.T) {
 	}
 	var filter extauthzv3.ExtAuthz
 	if err := manager.GetHttpFilters()[0].GetTypedConfig().UnmarshalTo(&filter); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(manager.ValidateAll(), filter.ValidateAll()); err != nil {
 		t.Fatal(err)
 	}
 	if filter.GetFailureModeAllow() || manager.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction() != corev3.HttpProtocolOptions_REJECT_REQUEST {
