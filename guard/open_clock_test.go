@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,5 +129,36 @@ func TestP12FromOneRunToTheNext(t *testing.T) {
 		if streams, targets := h.Open(); streams != 0 || targets != 0 {
 			t.Errorf("%d streams are left behind, by %d targets", streams, targets)
 		}
+	})
+}
+
+// TestP12ARevocationWhileAStreamIsJudged is told between the list's answer and the timer's setting: where the clock is read for the last
+// time, as often as for the stream before.
+func TestP12ARevocationWhileAStreamIsJudged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h, base, told := newHall(t), time.Now(), make(chan error, 1)
+		var reads, at atomic.Int64
+		h.CountBy(func() (time.Duration, int64) {
+			if n := reads.Add(1); n == at.Load() {
+				at.Store(0)
+				go func() { told <- h.tell(change("c1", "c2", nil, entry(verify.KindSession, "sess"))) }()
+				for range 1000 { // it may be held up by the judgement, so it is not waited for
+					runtime.Gosched()
+				}
+			}
+			return time.Since(base), issued*int64(time.Second) + int64(time.Since(base))
+		}, func() time.Duration { return time.Since(base) })
+		h.serve(t, echo, h.guard(t).StreamServerInterceptor())
+		reads.Store(0)
+		twin := h.open(t, "Both", token(map[string]any{"sid": "other", "jti": "other"}))
+		twin.echoes(t, "before")
+		at.Store(reads.Swap(0))
+		dies := h.open(t, "Both", token(nil))
+		dies.ended(t, "P12 in the midst of the judgement", guard.ReasonTokenRevoked)
+		if err := <-told; err != nil || time.Since(base) != 0 {
+			t.Errorf("P12 it took %s, and the feed says %v", time.Since(base), err)
+		}
+		twin.echoes(t, "after")
 	})
 }

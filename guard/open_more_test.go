@@ -69,6 +69,43 @@ func TestP12OpenStreamsOutliveAFeedThatIsAway(t *testing.T) {
 	}
 }
 
+// TestP12ManyAtOnce: what ends all does not wait for those that it ends, and leaves who has signed in since.
+func TestP12ManyAtOnce(t *testing.T) {
+	t.Parallel()
+	const many = 300
+	synctest.Test(t, func(t *testing.T) {
+		h := newHall(t)
+		h.came = make(chan error, many+1)
+		h.serve(t, echo, h.guard(t).StreamServerInterceptor())
+		dying, since := token(nil), token(map[string]any{"auth_time": issued + 1})
+		var dies []talk
+		for range many {
+			dies = append(dies, h.open(t, "Both", dying))
+		}
+		twin := h.open(t, "Both", since)
+		synctest.Wait()
+		if streams, _ := h.Open(); streams != many+1 {
+			t.Errorf("%d streams are watched", streams)
+		}
+		began := time.Now()
+		h.must(t, change("c1", "c2", nil, cutOff(verify.KindAll, "", issued+1)), beat("c2", 0, 0))
+		for range many {
+			isEnd(t, "P12 one of many, at the handler", <-h.came, guard.ReasonTokenRevoked)
+		}
+		if passed := time.Since(began); passed != 0 {
+			t.Errorf("the ends took %s", passed)
+		}
+		synctest.Wait()
+		if streams, _ := h.Open(); streams != 1 || len(h.came) != 0 {
+			t.Errorf("%d streams are watched", streams)
+		}
+		for _, s := range dies {
+			s.ended(t, "P12 one of many", guard.ReasonTokenRevoked)
+		}
+		twin.echoes(t, "after")
+	})
+}
+
 func TestP12TwoGuardsOnOneFeed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -369,6 +406,13 @@ func TestP12NoWakingIsLost(t *testing.T) {
 	t.Parallel()
 	of := verify.NewRevocation("https://auth.example", verify.KindSession, "sess", time.Time{}, time.Time{})
 	subject := verify.Subject{Session: of.Target, HasSession: true}
+	synctest.Test(t, func(t *testing.T) { // where no timer fires before the judgement has set it
+		index, began := &guard.Index{}, time.Now()
+		<-index.Watch(subject, &overtaken{index: index, entry: of})
+		if passed := time.Since(began); passed != 0 {
+			t.Errorf("P12 the end took %s", passed)
+		}
+	})
 	for range 100 {
 		index := &guard.Index{}
 		<-index.Watch(subject, &overtaken{index: index, entry: of})
