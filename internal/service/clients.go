@@ -18,7 +18,7 @@ type Clients struct {
 	now    func() time.Time
 	issuer string
 
-	reading sync.Mutex // one look at the store at a time
+	reading chan struct{} // one look at the store at a time; a channel, which a test's own clock can wait for
 
 	waiting sync.Mutex
 	next    *clientsLook // the look that callers who come now will share
@@ -43,7 +43,7 @@ func NewClients(store client.Store, issuer string, now func() time.Time) (*Clien
 	if store == nil || issuer == "" || now == nil {
 		return nil, missing("client store, issuer or clock")
 	}
-	return &Clients{store: store, now: now, issuer: issuer, byID: map[ids.Client]client.Client{}, revision: -1}, nil
+	return &Clients{store: store, now: now, issuer: issuer, byID: map[ids.Client]client.Client{}, revision: -1, reading: make(chan struct{}, 1)}, nil
 }
 
 // Refresh reads the clients again if their revision moved. It looks at the store after the call, not before. Callers who
@@ -69,8 +69,8 @@ func (s *Clients) Refresh(ctx context.Context) error {
 
 // run waits its turn, closes the door behind those who share it, and looks.
 func (s *Clients) run(ctx context.Context, r *clientsLook) {
-	s.reading.Lock()
-	defer s.reading.Unlock()
+	s.reading <- struct{}{}
+	defer func() { <-s.reading }()
 	s.waiting.Lock()
 	s.next = nil
 	s.waiting.Unlock()
