@@ -46,8 +46,8 @@ func TestTheTwoServicesOfTheExample(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var said strings.Builder
-			cmd.Stderr = &said
+			var said, complaints strings.Builder
+			cmd.Stderr = &complaints
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -58,7 +58,7 @@ func TestTheTwoServicesOfTheExample(t *testing.T) {
 				}
 			}
 			if err := cmd.Wait(); err != nil {
-				t.Errorf("%v\n%s", err, said.String())
+				t.Errorf("%v\n%s%s", err, said.String(), complaints.String())
 			}
 			for _, want := range []string{"orders refused a call:  Unauthenticated TOKEN_REVOKED", "stock ended the stream: Unauthenticated TOKEN_REVOKED"} {
 				if !strings.Contains(said.String(), want) {
