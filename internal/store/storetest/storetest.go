@@ -30,6 +30,8 @@ type Stores struct {
 	Revocations revocation.Store
 	Audit       audit.Store
 	Clock       *Clock // what the store was opened with
+	// Shared says that other tests' changes may make Changed say true.
+	Shared bool
 }
 
 // Clock is a clock that a test sets.
