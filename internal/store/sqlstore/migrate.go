@@ -42,7 +42,7 @@ func (d *dialect) migrate(ctx context.Context, m migrator, may bool) error {
 		return nil
 	case version > len(files):
 		return fmt.Errorf("%w: it has version %d, this program knows %d", ErrSchemaNewer, version, len(files))
-	case version == 0 && !may:
+	case version == empty && !may:
 		return fmt.Errorf("%w: start the server once", ErrNoDatabase)
 	case !may:
 		return fmt.Errorf("%w: it has version %d, this program needs %d", ErrSchemaOlder, version, len(files))
@@ -66,13 +66,13 @@ func (d *dialect) apply(ctx context.Context, m migrator, files []string) error {
 	if err != nil {
 		return err
 	}
-	if version == 0 {
+	if version == empty {
 		if err := m.script(ctx, d.schema.Replace(`CREATE TABLE schema_version (version INTEGER NOT NULL) STRICT;
 			INSERT INTO schema_version (version) VALUES (0)`)); err != nil {
 			return err
 		}
 	}
-	for i := version; i < len(files); i++ {
+	for i := max(version, 0); i < len(files); i++ {
 		text, err := migrations.ReadFile(files[i])
 		if err != nil {
 			return err
@@ -81,25 +81,26 @@ func (d *dialect) apply(ctx context.Context, m migrator, files []string) error {
 			return fmt.Errorf("%s: %w", strings.TrimPrefix(files[i], "migrations/"), err)
 		}
 	}
-	if version == 0 {
+	if version == empty {
 		var epoch [16]byte
 		ids.Random(epoch[:])
 		if _, err := m.exec(`INSERT INTO installation (only_row, epoch) VALUES (1, ?)`, epoch[:]); err != nil {
 			return err
 		}
 	}
-	_, err = m.exec(`UPDATE schema_version SET version = ?`, max(version, len(files)))
-	return err
+	return m.script(ctx, fmt.Sprintf(`UPDATE schema_version SET version = %d`, max(version, len(files))))
 }
 
-// version is zero for an empty database.
+// empty is the version of a database without a schema.
+const empty = -1
+
 func (d *dialect) version(m migrator) (int, error) {
 	var tables int
 	if err := m.once(d.tables).Scan(&tables); err != nil {
 		return 0, fmt.Errorf("sqlstore: this is not a database of authsvc: %w", err)
 	}
 	if tables == 0 {
-		return 0, nil
+		return empty, nil
 	}
 	var version int
 	if err := m.once(`SELECT version FROM schema_version`).Scan(&version); err != nil {

@@ -341,7 +341,7 @@ func (p *pool) changed(ctx context.Context) (bool, error) {
 }
 
 func (p *pool) close() {
-	if p != nil && p.closed.CompareAndSwap(false, true) {
+	if p != nil && p.source != nil && p.closed.CompareAndSwap(false, true) {
 		p.source.Close() // waits for those who have a connection
 	}
 }

@@ -106,7 +106,7 @@ func open(ctx context.Context, o Options, create bool) (*DB, error) {
 	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory, words: sqliteWords()}
 	if o.URL != "" {
 		if err := db.openPool(ctx, o, create); err != nil {
-			_ = db.Close()
+			db.pg.close()
 			return nil, err
 		}
 		return db, nil
