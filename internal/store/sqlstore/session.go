@@ -249,7 +249,7 @@ func (t *tx) finishEnds(limit int) (int, error) {
 			n, _, err = t.endDead(journal.Kind(p.kind), p.id, p.notBefore, p.reason, room)
 		}
 		if err == nil && n < room {
-			_, err = t.exec(`DELETE FROM pending_ends WHERE kind = ? AND id = ?`, p.kind, p.id)
+			_, err = t.exec(`DELETE FROM pending_ends WHERE kind = ? AND id = ? AND not_before = ?`, p.kind, p.id, p.notBefore)
 		}
 		if err != nil {
 			return 0, err
