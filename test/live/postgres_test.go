@@ -88,7 +88,7 @@ func TestTheServiceRunsOnPostgreSQL(t *testing.T) {
 	if out := operate(t, "", "config", "print", "-config", in.config); strings.Contains(out, "staple") || !strings.Contains(out, "authsvc@127.0.0.1") {
 		t.Errorf("the configuration is printed as %s", out)
 	}
-	s, said := serveBy(t, in.config, in.dev, "http")
+	s, _ := serveBy(t, in.config, in.dev, "http")
 	operate(t, "", "client", "create", "-config", in.config, "-kind", "public", "-id", "app", "-audience", "https://api.example", "-default-audience", "https://api.example")
 	var service struct {
 		ID     string `json:"client_id"`
@@ -134,7 +134,7 @@ func TestTheServiceRunsOnPostgreSQL(t *testing.T) {
 	other.stop(t)
 
 	s.kill(t)
-	s, said = serveBy(t, in.config, s.dev, "http")
+	s, said := serveBy(t, in.config, s.dev, "http")
 	next := s.refresh(t, first.text("refresh_token"))
 	if next.code != 200 || s.introspect(t, kept.text("access_token")).json["active"] != true {
 		t.Errorf("after kill -9 an honest session got %d %s", next.code, next.raw)

@@ -78,6 +78,61 @@ func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
 	return nil, err
 }
 
+// Standby makes a server that follows this one, and waits until every commit here is confirmed there first.
+func (s *Server) Standby(ctx context.Context) (_ *Server, err error) {
+	b := &Server{bin: s.bin, options: s.options}
+	if b.dir, err = os.MkdirTemp("", "authsvc-pg-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}()
+	if err := b.becomePostgres(); err != nil {
+		return nil, err
+	}
+	if _, err := b.run(ctx, "pg_basebackup", "-h", "127.0.0.1", "-p", strconv.Itoa(s.Port), "-U", "postgres", "-D", filepath.Join(b.dir, "data"),
+		"-R", "-X", "stream", "--no-sync", "-c", "fast"); err != nil {
+		return nil, err
+	}
+	for i, o := range b.options {
+		if strings.HasPrefix(o, "unix_socket_directories=") {
+			b.options = slices.Clone(b.options)
+			b.options[i] = "unix_socket_directories=" + b.dir
+		}
+	}
+	if b.Port, err = freePort(); err != nil {
+		return nil, err
+	}
+	if err := b.Run(ctx); err != nil {
+		return nil, err
+	}
+	for _, q := range []string{`ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'`, `SELECT pg_reload_conf()`} {
+		if _, err := s.SQL(ctx, "postgres", q); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		state, err := s.SQL(ctx, "postgres", `SELECT sync_state FROM pg_stat_replication`)
+		if err != nil || state == "quorum" {
+			return b, err
+		}
+	}
+}
+
+// Promote makes a standby the server that is written to.
+func (s *Server) Promote(ctx context.Context) error {
+	for _, q := range []string{`ALTER SYSTEM RESET synchronous_standby_names`, `SELECT pg_promote(true, 30)`} {
+		if _, err := s.SQL(ctx, "postgres", q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Run starts the server again after Kill or Stop.
 func (s *Server) Run(ctx context.Context) error {
 	args := []string{"-D", filepath.Join(s.dir, "data"), "-p", strconv.Itoa(s.Port)}
@@ -85,7 +140,7 @@ func (s *Server) Run(ctx context.Context) error {
 		args = append(args, "-c", o)
 	}
 	var said bytes.Buffer
-	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), args...)
+	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), args...) //nolint:gosec // a test's
 	s.cmd.SysProcAttr, s.cmd.Dir, s.cmd.Stderr = s.own, s.dir, &said
 	if err := s.cmd.Start(); err != nil {
 		return err
@@ -120,6 +175,9 @@ func (s *Server) Stop() error { return s.signal(syscall.SIGINT) }
 func (s *Server) Kill() error { return s.signal(syscall.SIGQUIT) }
 
 func (s *Server) signal(sig syscall.Signal) error {
+	if s.exited == nil {
+		return nil
+	}
 	select {
 	case <-s.exited:
 		return nil
@@ -185,7 +243,7 @@ func (s *Server) becomePostgres() error {
 	if err != nil {
 		return err
 	}
-	s.own = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}} //nolint:gosec // ids
+	s.own = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	return os.Chown(s.dir, uid, gid)
 }
 
@@ -211,5 +269,5 @@ func freePort() (int, error) {
 		return 0, err
 	}
 	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil //nolint:errcheck,forcetypeassert // it is TCP
+	return l.Addr().(*net.TCPAddr).Port, nil
 }

@@ -55,7 +55,7 @@ type statement struct {
 
 func (d *dialect) statement(query string) *statement {
 	if s, ok := d.known.Load(query); ok {
-		return s.(*statement) //nolint:errcheck,forcetypeassert // nothing else is stored
+		return s.(*statement)
 	}
 	s := &statement{}
 	var b strings.Builder

@@ -107,7 +107,7 @@ func (db *DB) PostgresPlans(ctx context.Context) (map[string]string, error) {
 
 func (s *statements) all() (all []*statement) {
 	s.known.Range(func(_, v any) bool {
-		all = append(all, v.(*statement)) //nolint:errcheck,forcetypeassert // nothing else is stored
+		all = append(all, v.(*statement))
 		return true
 	})
 	return all

@@ -60,7 +60,7 @@ func (db *DB) Plans(ctx context.Context) (map[string]string, error) {
 	}
 	db.readers.mu.Unlock()
 	return write(ctx, db, locks{}, func(t *tx) (map[string]string, error) {
-		lite := t.connection.(*lite) //nolint:errcheck,forcetypeassert // SQLite's
+		lite := t.connection.(*lite)
 		for _, s := range lite.stmts {
 			queries = append(queries, s.text)
 		}

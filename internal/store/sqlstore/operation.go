@@ -115,7 +115,7 @@ func collect[T any](q queries, scan func(scanner) (T, error), query string, args
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }() // what went wrong is in Err
 	var all []T
 	for rows.Next() {
 		v, err := scan(rows)

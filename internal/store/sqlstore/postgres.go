@@ -321,7 +321,7 @@ func (c *pgConn) replicated() error {
 func (p *pool) key(kind, id string) int64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(p.schema + "\x00" + kind + "\x00" + id))
-	return int64(h.Sum64()) //nolint:gosec // any 64 bits will do
+	return int64(h.Sum64())
 }
 
 // changed compares what a statement would see now with what one would have seen then. Every transaction of the cluster

@@ -61,7 +61,7 @@ func parseURL(text string) (*pgxpool.Config, error) {
 		}
 	}
 	if !u.Query().Has("pool_max_conns") {
-		c.MaxConns = int32(min(max(10, 4*runtime.GOMAXPROCS(0)), 100)) //nolint:gosec // bounded
+		c.MaxConns = int32(min(max(10, 4*runtime.GOMAXPROCS(0)), 100))
 	}
 	return c, nil
 }

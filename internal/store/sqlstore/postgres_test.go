@@ -666,6 +666,64 @@ func unawaited(t *testing.T, mine *pgtest.Server, f *fixture) {
 	}
 }
 
+// TestD07D08APrimaryThatIsLostTakesNothingWithIt has a synchronous standby, which is never asked, take over.
+func TestD07D08APrimaryThatIsLostTakesNothingWithIt(t *testing.T) {
+	t.Parallel()
+	schema(t) // skips where there is no PostgreSQL
+	var servers [2]*pgtest.Server
+	t.Cleanup(func() {
+		for _, s := range servers {
+			if s != nil {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	var err error
+	if servers[0], err = pgtest.Start(t.Context()); err == nil {
+		servers[1], err = servers[0].Standby(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	primary, standby := servers[0], servers[1]
+	if _, err := sqlstore.Open(t.Context(), sqlstore.Options{URL: standby.URL("postgres"), Password: pgtest.Password}); err == nil ||
+		!strings.Contains(err.Error(), "is a standby") {
+		t.Errorf("D08: of a standby it said %v", err)
+	}
+	both := strings.Replace(standby.URL("postgres"), "/postgres?", fmt.Sprintf(",127.0.0.1:%d/postgres?", primary.Port), 1)
+	f := undriven(t, sqlstore.Options{URL: both, OpTimeout: 2 * time.Second})
+	ended, honest := f.login(t, t), f.login(t, t)
+	for g := uint32(1); g < 5; g++ {
+		if out, err := f.Sessions().Redeem(t.Context(), present(honest, g)); err != nil || !out.Rotated {
+			t.Fatal(out, err)
+		}
+	}
+	if _, err := f.Sessions().End(t.Context(), "", journal.Journal{Ends: []journal.End{{Session: ended.ID, Reason: journal.EndedByRevoke}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := primary.Kill(); err != nil { // right after the answer
+		t.Fatal(err)
+	}
+	_, err = f.Sessions().Redeem(t.Context(), present(honest, 5))
+	wantUnavailable(t, err)
+	if err := standby.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the standby is written to", func() bool { return f.Ping(t.Context()) == nil })
+	if out, err := f.Sessions().Redeem(t.Context(), present(ended, 1)); err != nil || out.Verdict != session.Invalid {
+		t.Errorf("D07: the session that was ended got %v %v", out.Verdict, err)
+	}
+	if out, err := f.Sessions().Redeem(t.Context(), present(honest, 5)); err != nil || out.Verdict != session.Issue || out.Session.Head != 6 {
+		t.Errorf("D07: the honest session got %v, head %d, %v", out.Verdict, out.Session.Head, err)
+	}
+	p, err := f.Revocations().Tail(t.Context(), 0)
+	if err != nil || len(p.Entries) != 1 || p.Entries[0].ID != string(ended.ID) {
+		t.Errorf("D07: the log has %v %v", p.Entries, err)
+	}
+}
+
 func TestALongPostgreSQLLogIsReadInPages(t *testing.T) {
 	t.Parallel()
 	f := undriven(t, sqlstore.Options{URL: schema(t), OpTimeout: time.Minute})

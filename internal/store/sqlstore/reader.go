@@ -95,7 +95,7 @@ func (r read) rows(query string, args ...any) (rowset, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.QueryContext(r.ctx, s.bind(args, r.time)...)
+	return s.QueryContext(r.ctx, s.bind(args, r.time)...) //nolint:rowserrcheck // collect asks
 }
 
 // watcher sees commits of every connection but its own, and its own never writes.

@@ -320,7 +320,7 @@ func (t *lite) rows(query string, args ...any) (rowset, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.Query(s.bind(args, t.time)...)
+	return s.Query(s.bind(args, t.time)...) //nolint:rowserrcheck // collect asks
 }
 
 // instant is the store's now.

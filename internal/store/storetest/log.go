@@ -154,7 +154,9 @@ var cutOffCases = []testCase{
 			"disable": func(a account.Account, j journal.Journal) error {
 				return s.Accounts.SetState(s.ctx(), a.ID, a.Version, account.Disabled, j)
 			},
-			"delete": func(a account.Account, j journal.Journal) error { return s.Accounts.Delete(s.ctx(), a.ID, a.Version, j) },
+			"delete": func(a account.Account, j journal.Journal) error {
+				return s.Accounts.Delete(s.ctx(), a.ID, a.Version, j)
+			},
 		}
 		for name, change := range changes {
 			for i := range 5 {
