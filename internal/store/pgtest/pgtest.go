@@ -141,7 +141,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	var said bytes.Buffer
 	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), args...) //nolint:gosec // a test's
-	s.cmd.SysProcAttr, s.cmd.Dir, s.cmd.Stderr = s.own, s.dir, &said
+	s.cmd.SysProcAttr, s.cmd.Dir, s.cmd.Stderr = &syscall.SysProcAttr{}, s.dir, &said
+	if s.own != nil {
+		*s.cmd.SysProcAttr = *s.own
+	}
+	dieWithUs(s.cmd.SysProcAttr)
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}

@@ -71,6 +71,7 @@ func Run(t *testing.T, open func(*testing.T) Stores) {
 		{"redeem", redeemCases},
 		{"schedules", scheduleCases},
 		{"cut-offs", cutOffCases},
+		{"races", raceCases},
 		{"keys", keyCases},
 		{"revocations", revocationCases},
 		{"audit", auditCases},
