@@ -40,6 +40,7 @@ func securityCases() []securityCase {
 		{"R62", "Security events leave a record of who, what, when, from where and how it went, in the same transaction.", "The record of a success."},
 		{"R63", "No password, token or secret in logs, traces, metrics, panics or records.", "The id that stands for it."},
 
+		{"R64", "What is fetched comes from where it was configured: https, no redirect, within bounds of size and time.", "The same answer from the right place."},
 		{"J01", "alg none in any spelling, or an empty signature: refused.", "RS256, signed."},
 		{"J02", "HS256 keyed with the RSA public key: refused.", "RS256 by that key."},
 		{"J03", "The right key with RS384, PS256 or RS512: refused.", "The right key with RS256."},
@@ -120,9 +121,14 @@ func securityCases() []securityCase {
 		{"D22", "A stop in mid-call: drained, nothing half-done.", "The call before the stop."},
 
 		{"A07", "Canary secrets through every call, error and log: none comes out.", "The call itself works."},
+		{"A01", "Each method on each listener: what is for operators is absent from the public ones, and what is for the public from theirs.", "The operator's own call."},
+		{"A03", "An edited page token: INVALID_ARGUMENT.", "The page token as it was given."},
+		{"A04", "Another user of the machine, or a page in a browser there, at the operators' listener: no connection.", "The server's own user."},
 		{"P01", "A revocation: every verifier that watches refuses the token within a second.", "A token that is not revoked."},
 		{"P02", "A verifier that was cut off: fresh, stale and expired answers by the age of what it knows, and what it lacks once it is back.", "A verifier that was not."},
 		{"P04", "Revocations that many commit at once, a later one before an earlier: none is skipped.", "One after the other."},
+		{"P06", "A million revocations in minutes: each is kept, in bounded memory.", "A token that none of them hits."},
+		{"P06", "A million revocations in five minutes: all are kept within the memory that is said, and whoever does not read them is let go.", "A watcher that reads."},
 		{"P08", "A verifier's clock set back, a cursor of another history of the log or ahead of it: what has expired or is revoked stays refused, and nothing that is held is taken away.", "A clock that goes on, and a cursor of this log."},
 		{"P11", "Introspection by a client that the token is not for: inactive; by nobody: 401.", "By a client of the token's audience."},
 		{"P12", "A stream whose token is revoked or expires: it ends within a second.", "A stream whose token is good."},

@@ -67,8 +67,9 @@ grpc: {address: %s}
 ops: {address: %s, pprof: true}
 database: {path: %s}
 secrets: {key_encryption_keys_file: %s, refresh_keys_file: %s}
+forward_auth: {audiences: [%s]}
 telemetry: {endpoint: %s, insecure: true, sample_ratio: 0.01}
-`, issuer, in.http, in.rpc, in.ops, in.path("authsvc.db"), in.path("kek.json"), in.path("refresh.json"), in.collector)
+`, issuer, in.http, in.rpc, in.ops, in.path("authsvc.db"), in.path("kek.json"), in.path("refresh.json"), audience, in.collector)
 	if err := os.WriteFile(in.path("config.yaml"), []byte(config), 0o600); err != nil {
 		b.Fatal(err)
 	}

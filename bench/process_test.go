@@ -74,10 +74,16 @@ func (p *process) line(b testing.TB) string {
 // round has a loop do its work once more.
 func (p *process) round(b testing.TB) cost {
 	b.Helper()
-	if _, err := io.WriteString(p.stdin, "\n"); err != nil {
+	return ask[cost](b, p, "")
+}
+
+// ask has a process do what the line says and reads what it answers.
+func ask[T any](b testing.TB, p *process, line string) T {
+	b.Helper()
+	if _, err := io.WriteString(p.stdin, line+"\n"); err != nil {
 		b.Fatalf("%v\n%s", err, p.errs)
 	}
-	return parse[cost](b, []byte(p.line(b)))
+	return parse[T](b, []byte(p.line(b)))
 }
 
 // limit starts one of bench/limits.

@@ -22,8 +22,10 @@ import (
 
 // minter signs tokens such as the service's own, many of them at once.
 type minter struct {
-	key  *rsa.PrivateKey
-	jwks json.RawMessage
+	key    *rsa.PrivateKey
+	kid    string
+	client string // of all its tokens
+	jwks   json.RawMessage
 }
 
 func newMinter() *minter {
@@ -31,7 +33,7 @@ func newMinter() *minter {
 	encode := base64.RawURLEncoding.EncodeToString
 	jwks := must(json.Marshal(map[string]any{"keys": []any{map[string]any{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": keyID,
 		"n": encode(key.N.Bytes()), "e": encode(big.NewInt(int64(key.E)).Bytes())}}}))
-	return &minter{key: key, jwks: jwks}
+	return &minter{key: key, kid: keyID, client: ids.New[string](), jwks: jwks}
 }
 
 // keyID has the length of an RFC 7638 thumbprint.
@@ -40,8 +42,8 @@ const keyID = "bench-key-bench-key-bench-key-bench-key-ben"
 func (m *minter) mint() string {
 	encode, now := base64.RawURLEncoding.EncodeToString, time.Now().Unix()
 	payload := must(json.Marshal(map[string]any{"iss": issuer, "sub": ids.New[string](), "aud": []string{audience}, "exp": now + 840, "iat": now, "nbf": now,
-		"jti": ids.New[string](), "client_id": ids.New[string](), "sid": ids.New[string](), "scope": "read write", "auth_time": now, "amr": []string{"pwd"}}))
-	signed := encode([]byte(`{"alg":"RS256","typ":"at+jwt","kid":"`+keyID+`"}`)) + "." + encode(payload)
+		"jti": ids.New[string](), "client_id": m.client, "sid": ids.New[string](), "scope": "read write", "auth_time": now, "amr": []string{"pwd"}}))
+	signed := encode([]byte(`{"alg":"RS256","typ":"at+jwt","kid":"`+m.kid+`"}`)) + "." + encode(payload)
 	digest := sha256.Sum256([]byte(signed))
 	return signed + "." + encode(must(rsa.SignPKCS1v15(nil, m.key, crypto.SHA256, digest[:])))
 }

@@ -84,18 +84,18 @@ func TestP08TheWallClockIsMoved(t *testing.T) {
 		until  time.Duration // when the token expires, after issued
 		want   string
 	}{
-		"nothing, and the token is good":                   {0, func(*timed) {}, 0, 5 * time.Minute, accepted},
-		"P08 set back 10 min, an expired token":            {0, func(w *timed) { w.set(-10 * time.Minute) }, 0, -time.Minute, expired},
-		"P08 set back an hour, an expired token":           {0, func(w *timed) { w.set(-time.Hour) }, 0, -time.Minute, expired},
-		"P08 set back an hour, the twin: a good one":       {0, func(w *timed) { w.set(-time.Hour) }, 0, time.Minute, accepted},
-		"P08 set back, and a token expires since":          {0, func(w *timed) { w.set(-time.Hour); w.wait(time.Second) }, time.Second, -29 * time.Second, expired},
-		"the same a second sooner":                         {0, func(w *timed) { w.set(-time.Hour) }, 0, -29 * time.Second, spared},
-		"set ahead an hour":                                {0, func(w *timed) { w.set(time.Hour) }, time.Hour, 5 * time.Minute, expired},
-		"P08 set ahead an hour and back, once it was seen": {0, func(w *timed) { w.set(time.Hour); w.Now(); w.set(-time.Hour) }, time.Hour, 5 * time.Minute, expired},
-		"the server is an hour ahead, an expired token":    {3600, func(*timed) {}, time.Hour, 5 * time.Minute, expired},
-		"the server is an hour ahead, a good one":          {3600, func(*timed) {}, time.Hour, time.Hour + 5*time.Minute, accepted},
-		"the server is an hour behind":                     {-3600, func(*timed) {}, 0, 5 * time.Minute, accepted},
-		"set back, and the server says it is later":        {60, func(w *timed) { w.set(-time.Hour); w.wait(time.Second) }, 61 * time.Second, 31 * time.Second, expired},
+		"nothing, and the token is good":                    {0, func(*timed) {}, 0, 5 * time.Minute, accepted},
+		"P08 set back 10 min, an expired token":             {0, func(w *timed) { w.set(-10 * time.Minute) }, 0, -time.Minute, expired},
+		"P08 set back an hour, an expired token":            {0, func(w *timed) { w.set(-time.Hour) }, 0, -time.Minute, expired},
+		"P08 set back an hour, the twin: a good one":        {0, func(w *timed) { w.set(-time.Hour) }, 0, time.Minute, accepted},
+		"P08 set back, and a token expires since":           {0, func(w *timed) { w.set(-time.Hour); w.wait(time.Second) }, time.Second, -29 * time.Second, expired},
+		"the same a second sooner":                          {0, func(w *timed) { w.set(-time.Hour) }, 0, -29 * time.Second, spared},
+		"P08 set ahead an hour":                             {0, func(w *timed) { w.set(time.Hour) }, time.Hour, 5 * time.Minute, expired},
+		"P08 set ahead an hour and back, once it was seen":  {0, func(w *timed) { w.set(time.Hour); w.Now(); w.set(-time.Hour) }, time.Hour, 5 * time.Minute, expired},
+		"P08 the server is an hour ahead, an expired token": {3600, func(*timed) {}, time.Hour, 5 * time.Minute, expired},
+		"the server is an hour ahead, a good one":           {3600, func(*timed) {}, time.Hour, time.Hour + 5*time.Minute, accepted},
+		"the server is an hour behind":                      {-3600, func(*timed) {}, 0, 5 * time.Minute, accepted},
+		"set back, and the server says it is later":         {60, func(w *timed) { w.set(-time.Hour); w.wait(time.Second) }, 61 * time.Second, 31 * time.Second, expired},
 		"its twin": {60, func(w *timed) { w.set(-time.Hour); w.wait(time.Second) }, 61 * time.Second, 32 * time.Second, spared},
 	} {
 		t.Run(name, func(t *testing.T) {

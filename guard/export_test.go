@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
+	"github.com/authsvc/authsvc/verify"
 )
 
 // DialWith makes the feed connect by a function of the test.
@@ -44,6 +45,13 @@ func (g *Guard) Decide(ctx context.Context, rule Rule, values []string) (context
 		return nil, no.reason
 	}
 	return ctx, ""
+}
+
+// MeasureStream is all that is measured of a stream that is ended, but for the decision to let it in.
+func (g *Guard) MeasureStream(ctx context.Context) {
+	g.meter.streams(ctx, 1)
+	g.meter.streamEnded(verify.ErrRevoked)
+	g.meter.streams(ctx, -1)
 }
 
 // DialLoopback is how a feed without TLS connects.

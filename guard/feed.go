@@ -70,7 +70,7 @@ type FeedOptions struct {
 	// Logger gets a warning where the feed breaks and a word where it is whole again; nil means that nothing is logged.
 	Logger *slog.Logger
 	// Meter is where OpenTelemetry measures the feed, from Run's beginning to its end; docs/verify.md lists what. Nil means that nothing
-	// is measured.
+	// is measured. Feeds are told apart by their issuers; of two that follow the same one, one's age would hide the other's.
 	Meter metric.MeterProvider
 }
 
@@ -124,6 +124,7 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.ClientSecret = "" // it is in dial, where fmt does not print it
 	list, err := verify.NewList(verify.ListOptions{})
 	if err != nil {
 		return nil, err

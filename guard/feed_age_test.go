@@ -68,8 +68,8 @@ func TestP02AFeedThatIsCutOff(t *testing.T) {
 	})
 }
 
-// TestADatabaseThatIsGone lets the server's heart beat on while its own knowledge gets old.
-func TestADatabaseThatIsGone(t *testing.T) {
+// TestP02AHeartThatBeatsWithoutADatabase lets the server's heart beat on while its own knowledge gets old.
+func TestP02AHeartThatBeatsWithoutADatabase(t *testing.T) {
 	t.Parallel()
 	within(t, func(_ *peer, _ int, s watch) error {
 		if err := say(s, part(keySet("key-1"), "c1")); err != nil {
@@ -104,9 +104,9 @@ func (c stoppable) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestAVerifierThatWasStopped stops the reader while the server writes on and then dies. What waited is read after that, and
+// TestP02AVerifierThatWasStopped stops the reader while the server writes on and then dies. What waited is read after that, and
 // says nothing about now.
-func TestAVerifierThatWasStopped(t *testing.T) {
+func TestP02AVerifierThatWasStopped(t *testing.T) {
 	t.Parallel()
 	within(t, func(_ *peer, _ int, s watch) error {
 		if err := say(s, part(keySet("key-1"), "c1"), beat("c1", 0, 0)); err != nil {
@@ -138,9 +138,9 @@ func TestAVerifierThatWasStopped(t *testing.T) {
 	})
 }
 
-// TestHeartbeatsThatWaitedAreOld delivers heartbeats ever later: what is read is dated by when it was written, however soon after
+// TestP02HeartbeatsThatWaitedAreOld delivers heartbeats ever later: what is read is dated by when it was written, however soon after
 // its reading the knowledge is asked for.
-func TestHeartbeatsThatWaitedAreOld(t *testing.T) {
+func TestP02HeartbeatsThatWaitedAreOld(t *testing.T) {
 	t.Parallel()
 	within(t, func(p *peer, _ int, s watch) error {
 		for e := range p.more {
@@ -195,7 +195,7 @@ func TestAServerAheadOfUs(t *testing.T) {
 	})
 }
 
-func TestAStreamThatStallsIsBegunAnew(t *testing.T) {
+func TestP02AStreamThatStallsIsBegunAnew(t *testing.T) {
 	t.Parallel()
 	within(t, func(_ *peer, call int, s watch) error {
 		if call == 1 {
@@ -216,8 +216,8 @@ func TestAStreamThatStallsIsBegunAnew(t *testing.T) {
 	})
 }
 
-// TestAnotherEpoch answers a cursor with the whole snapshot of another history: it is merged, and nothing is forgotten.
-func TestAnotherEpoch(t *testing.T) {
+// TestP08AnotherEpochWithTheSamePositions answers a cursor with the whole snapshot of another history: it is merged, and nothing is forgotten.
+func TestP08AnotherEpochWithTheSamePositions(t *testing.T) {
 	t.Parallel()
 	within(t, func(_ *peer, call int, s watch) error {
 		if call == 1 {

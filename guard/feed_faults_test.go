@@ -33,28 +33,28 @@ func TestWhatBreaksAFeed(t *testing.T) {
 		bad  []event
 		twin []event
 	}{
-		"a gap":                       {[]event{change("c2", "c3", nil, dead)}, []event{change("c1", "c3", nil, dead)}},
-		"a duplicate":                 {[]event{change("c1", "c2", nil), change("c1", "c2", nil, dead)}, []event{change("c1", "c2", nil), change("c2", "c3", nil, dead)}},
-		"P04 two in the wrong order":  {[]event{change("c2", "c3", nil, dead), change("c1", "c2", nil)}, []event{change("c1", "c2", nil), change("c2", "c3", nil, dead)}},
-		"a change of another epoch":   {[]event{change("z1", "z2", nil, dead)}, []event{change("c1", "z2", nil, dead)}},
-		"a change without a cursor":   {[]event{change("c1", "", nil, dead)}, []event{change("c1", "c2", nil, dead)}},
-		"a first part that is lost":   {[]event{portion(1, false, change("c1", "c2", nil, dead))}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil, dead))}},
-		"a middle part that is lost":  {[]event{portion(0, true, change("c1", "c1", nil)), portion(2, false, change("c1", "c2", nil, dead))}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, true, change("c1", "c1", nil, dead)), portion(2, false, change("c1", "c2", nil))}},
-		"a last part that is lost":    {[]event{portion(0, true, change("c1", "c1", nil)), change("c1", "c2", nil, dead)}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil)), change("c2", "c3", nil, dead)}},
-		"a heartbeat within a change": {[]event{portion(0, true, change("c1", "c1", nil)), beat("c1", 0, 0)}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil, dead)), beat("c2", 0, 0)}},
-		"a cursor before the end":     {[]event{portion(0, true, change("c1", "c2", nil, dead))}, []event{change("c1", "c2", nil, dead)}},
-		"an event that is not known":  {[]event{{}}, []event{change("c1", "c2", nil, dead)}},
-		"a target of 15 bytes":        {[]event{change("c1", "c2", nil, dead, short)}, []event{change("c1", "c2", nil, dead, entry(verify.KindToken, "x"))}},
-		"a target of 17 bytes":        {[]event{change("c1", "c2", nil, dead, long)}, []event{change("c1", "c2", nil, dead)}},
-		"a negative expiry":           {[]event{change("c1", "c2", nil, dead, past)}, []event{change("c1", "c2", nil, dead)}},
-		"a negative cut-off":          {[]event{change("c1", "c2", nil, dead, early)}, []event{change("c1", "c2", nil, dead)}},
-		"J27 a key set that is HTML":  {[]event{change("c1", "c2", []byte("<html>"), dead)}, []event{change("c1", "c2", keySet("key-1", "key-9"), dead)}},
-		"J27 a key set without keys":  {[]event{change("c1", "c2", keySet(), dead)}, []event{change("c1", "c2", keySet("key-1"), dead)}},
-		"a second snapshot":           {[]event{part(keySet("key-1"), "c2", dead)}, []event{change("c1", "c2", keySet("key-1"), dead)}},
-		"a heartbeat of elsewhere":    {[]event{beat("c0", 0, 0)}, []event{beat("c1", 0, 0), change("c1", "c2", nil, dead)}},
-		"a heartbeat without times":   {[]event{{Event: &authsvcv1.WatchTrustResponse_Heartbeat{Heartbeat: &authsvcv1.TrustHeartbeat{Cursor: "c1"}}}}, []event{beat("c1", 0, 0), change("c1", "c2", nil, dead)}},
-		"a heartbeat from the future": {[]event{beat("c1", -time.Second, 0)}, []event{beat("c1", time.Hour, 0), change("c1", "c2", nil, dead)}},
-		"a heartbeat of negative lag": {[]event{beat("c1", 0, -time.Hour)}, []event{beat("c1", 0, time.Hour), change("c1", "c2", nil, dead)}},
+		"P04 a gap":                     {[]event{change("c2", "c3", nil, dead)}, []event{change("c1", "c3", nil, dead)}},
+		"P04 a duplicate":               {[]event{change("c1", "c2", nil), change("c1", "c2", nil, dead)}, []event{change("c1", "c2", nil), change("c2", "c3", nil, dead)}},
+		"P04 two in the wrong order":    {[]event{change("c2", "c3", nil, dead), change("c1", "c2", nil)}, []event{change("c1", "c2", nil), change("c2", "c3", nil, dead)}},
+		"P08 a change of another epoch": {[]event{change("z1", "z2", nil, dead)}, []event{change("c1", "z2", nil, dead)}},
+		"a change without a cursor":     {[]event{change("c1", "", nil, dead)}, []event{change("c1", "c2", nil, dead)}},
+		"a first part that is lost":     {[]event{portion(1, false, change("c1", "c2", nil, dead))}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil, dead))}},
+		"a middle part that is lost":    {[]event{portion(0, true, change("c1", "c1", nil)), portion(2, false, change("c1", "c2", nil, dead))}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, true, change("c1", "c1", nil, dead)), portion(2, false, change("c1", "c2", nil))}},
+		"a last part that is lost":      {[]event{portion(0, true, change("c1", "c1", nil)), change("c1", "c2", nil, dead)}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil)), change("c2", "c3", nil, dead)}},
+		"a heartbeat within a change":   {[]event{portion(0, true, change("c1", "c1", nil)), beat("c1", 0, 0)}, []event{portion(0, true, change("c1", "c1", nil)), portion(1, false, change("c1", "c2", nil, dead)), beat("c2", 0, 0)}},
+		"a cursor before the end":       {[]event{portion(0, true, change("c1", "c2", nil, dead))}, []event{change("c1", "c2", nil, dead)}},
+		"an event that is not known":    {[]event{{}}, []event{change("c1", "c2", nil, dead)}},
+		"a target of 15 bytes":          {[]event{change("c1", "c2", nil, dead, short)}, []event{change("c1", "c2", nil, dead, entry(verify.KindToken, "x"))}},
+		"a target of 17 bytes":          {[]event{change("c1", "c2", nil, dead, long)}, []event{change("c1", "c2", nil, dead)}},
+		"a negative expiry":             {[]event{change("c1", "c2", nil, dead, past)}, []event{change("c1", "c2", nil, dead)}},
+		"a negative cut-off":            {[]event{change("c1", "c2", nil, dead, early)}, []event{change("c1", "c2", nil, dead)}},
+		"J27 a key set that is HTML":    {[]event{change("c1", "c2", []byte("<html>"), dead)}, []event{change("c1", "c2", keySet("key-1", "key-9"), dead)}},
+		"J27 a key set without keys":    {[]event{change("c1", "c2", keySet(), dead)}, []event{change("c1", "c2", keySet("key-1"), dead)}},
+		"a second snapshot":             {[]event{part(keySet("key-1"), "c2", dead)}, []event{change("c1", "c2", keySet("key-1"), dead)}},
+		"a heartbeat of elsewhere":      {[]event{beat("c0", 0, 0)}, []event{beat("c1", 0, 0), change("c1", "c2", nil, dead)}},
+		"a heartbeat without times":     {[]event{{Event: &authsvcv1.WatchTrustResponse_Heartbeat{Heartbeat: &authsvcv1.TrustHeartbeat{Cursor: "c1"}}}}, []event{beat("c1", 0, 0), change("c1", "c2", nil, dead)}},
+		"a heartbeat from the future":   {[]event{beat("c1", -time.Second, 0)}, []event{beat("c1", time.Hour, 0), change("c1", "c2", nil, dead)}},
+		"a heartbeat of negative lag":   {[]event{beat("c1", 0, -time.Hour)}, []event{beat("c1", 0, time.Hour), change("c1", "c2", nil, dead)}},
 	} {
 		run := func(t *testing.T, events []event, calls int, want error) {
 			t.Parallel()
@@ -176,7 +176,7 @@ func TestASnapshotThatNeverEndsIsGivenUp(t *testing.T) {
 	})
 }
 
-func TestASnapshotOfManyParts(t *testing.T) {
+func TestP06ASnapshotOfManyParts(t *testing.T) {
 	t.Parallel()
 	const each = 10_000 // about 300 KiB
 	parts := soak.Count(10, 100)

@@ -18,8 +18,8 @@ type openStreams struct {
 	mu    sync.Mutex
 	all   map[*openStream]struct{}
 	by    map[verify.Target]map[*openStream]struct{}
-	began time.Time     // what the timers count from, by the runtime's clock
-	ahead time.Duration // by how much the feed's clock was ahead of theirs when they were last set
+	began time.Time     // any moment, to count from as the timers do; its time of day, which may be wrong, is not used
+	ahead time.Duration // by how much the feed's time of day was ahead of that count when the timers were last set
 }
 
 // targets are the keys of the index that a token is found by.
@@ -93,7 +93,7 @@ func (o *openStreams) follow(now func() time.Time) {
 	if o.began.IsZero() {
 		o.began = time.Now()
 	}
-	ahead := now().Sub(o.began) - time.Since(o.began)
+	ahead := time.Duration(now().UnixNano()) - time.Since(o.began)
 	if ahead-o.ahead <= time.Duration(jump) {
 		return
 	}

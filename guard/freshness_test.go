@@ -325,6 +325,7 @@ func TestWhatACallCosts(t *testing.T) {
 		do   func() error
 	}{
 		"a guarded call": {8, func() error { _, err := intercept(ctx, nil, info, handler); return err }},
+		"its streams":    {0, func() error { g.MeasureStream(ctx); return nil }},
 		"Check":          {0, func() error { return feed.Check(s) }},
 		"Key":            {0, func() error { _, err := feed.Key(ctx, "key-1"); return err }},
 		"Now":            {0, func() error { feed.Now(); return nil }},

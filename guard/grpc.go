@@ -30,7 +30,8 @@ func (g *Guard) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 // The handler is told at once: a RecvMsg or SendMsg that it is blocked in and all later ones give the end's status, its context is
 // done, and with errors.Is that error and the context's cause match verify.ErrRevoked or verify.ErrExpired. What the handler then
 // returns is not sent. A transport other than grpc-go's own cannot break off a blocked RecvMsg or SendMsg unless it has WriteStatus;
-// that of grpc.Server.ServeHTTP ends a blocked SendMsg when the peer reads or goes.
+// that of grpc.Server.ServeHTTP ends a blocked SendMsg when the peer reads or goes. Whoever calls grpc.SetSendCompressor does so before
+// SetHeader: grpc-go reads what it sets when a stream with such headers is ended, and takes no lock.
 func (g *Guard) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx, err := g.admit(stream.Context(), info.FullMethod)
@@ -43,7 +44,8 @@ func (g *Guard) StreamServerInterceptor() grpc.StreamServerInterceptor {
 		}
 		ctx, open := g.watch(ctx, claims)
 		defer open.close()
-		defer g.meter.streamOpened(ctx)()
+		g.meter.streams(ctx, 1)
+		defer g.meter.streams(ctx, -1)
 		if err := open.err(); err != nil {
 			return err
 		}

@@ -1,7 +1,8 @@
 // Package guard puts an access token's verdict in front of handlers: gRPC interceptors, unary and stream, and net/http
 // middleware, over one table of rules that denies what it does not name. It owns who may call what and how a refusal is
-// said; whether a token is good is package verify's business alone. It owns too the client of the trust feed, which tells a
-// verifier the issuer's keys and what has been revoked, and the source of the tokens with which a service calls others.
+// said, and the end of an open gRPC stream whose token expires or is revoked; whether a token is good is package verify's
+// business alone. It owns too the client of the trust feed, which tells a verifier the issuer's keys and what has been revoked,
+// and the source of the tokens with which a service calls others.
 //
 //	g, err := guard.New(guard.Options{
 //		Verifier: v,
@@ -19,6 +20,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,6 +109,12 @@ func (r Rule) check(feed bool) error {
 	return nil
 }
 
+// clone is a rule that its caller cannot change any more.
+func (r Rule) clone() Rule {
+	r.Scopes = slices.Clone(r.Scopes)
+	return r
+}
+
 func (r Rule) denies() bool {
 	return !(r.Public || r.Optional || r.Authenticated || r.User || r.Client || len(r.Scopes) > 0)
 }
@@ -144,12 +152,14 @@ type Options struct {
 	// Rules are found by exact match, never by pattern: for gRPC by full method, "/package.Service/Method"; for HTTP see
 	// Middleware.
 	Rules map[string]Rule
-	// Default is for what Rules does not name. The zero Rule denies.
+	// Default is for what Rules does not name. The zero Rule denies. Over HTTP it is not for what Rules names in another spelling; see
+	// Middleware.
 	Default Rule
 	// Realm is named in HTTP challenges (RFC 9110 §11.5); empty leaves it out.
 	Realm string
 	// Observe is told of every decision, for metrics: the key of the rule that was found ("" for Default, so that callers cannot
-	// invent names) and the reason of the refusal ("", AcceptedStale or AcceptedIntrospected where the call went on). Nil is fine.
+	// invent names) and the reason of the refusal ("", AcceptedStale or AcceptedIntrospected where the call went on). Of the end of a
+	// stream that was let in it is not told; Meter counts those. Nil is fine.
 	Observe func(ctx context.Context, rule, reason string)
 	// Meter is where the same is counted by OpenTelemetry, by outcome; docs/verify.md lists what. Nil means that nothing is.
 	Meter metric.MeterProvider
@@ -160,6 +170,7 @@ type Guard struct {
 	verifier *verify.Verifier
 	feed     *Feed // or nil
 	rules    map[string]Rule
+	spelled  map[string]bool // the keys of rules, in the plain spelling
 	fallback Rule
 	realm    string
 	asks     bool // Options.Introspect
@@ -188,13 +199,17 @@ func New(o Options) (*Guard, error) {
 		if err := rule.check(o.Feed != nil); err != nil {
 			return nil, fmt.Errorf("guard: the rule of %q: %w", key, err)
 		}
-		if !strings.Contains(key, "/") {
-			return nil, fmt.Errorf("guard: the rule of %q: neither a gRPC full method nor an HTTP path", key)
+		if !nameable(key) {
+			return nil, fmt.Errorf("guard: the rule of %q: neither a gRPC full method nor an HTTP path, with a method in capitals or without", key)
 		}
 	}
 	g := &Guard{
-		verifier: o.Verifier, feed: o.Feed, rules: maps.Clone(o.Rules), fallback: o.Default, realm: o.Realm, observe: o.Observe,
-		asks: o.Introspect,
+		verifier: o.Verifier, feed: o.Feed, rules: maps.Clone(o.Rules), fallback: o.Default.clone(), realm: o.Realm, observe: o.Observe,
+		asks: o.Introspect, spelled: map[string]bool{},
+	}
+	for key, rule := range g.rules {
+		g.rules[key] = rule.clone()
+		g.spelled[spelling(key)] = true
 	}
 	if g.observe == nil {
 		g.observe = func(context.Context, string, string) {}
@@ -204,6 +219,13 @@ func New(o Options) (*Guard, error) {
 		return nil, fmt.Errorf("guard: Options.Meter: %w", err)
 	}
 	return g, nil
+}
+
+// nameable says whether a call can ever have the key, so that a misspelled rule does not leave its call to Default.
+func nameable(key string) bool {
+	before, _, ok := strings.Cut(key, "/")
+	method, host, spaced := strings.Cut(before, " ")
+	return ok && (!spaced || method != "" && method == strings.ToUpper(method)) && !strings.ContainsAny(method+host, " \t")
 }
 
 // refusal is why a call may not go on, before a transport words it.

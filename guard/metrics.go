@@ -76,11 +76,8 @@ func (m *guardMeter) call(ctx context.Context, told string) {
 	m.calls.Add(ctx, 1, m.outcomes[told]...)
 }
 
-// streamOpened counts a stream until what it gives is called.
-func (m *guardMeter) streamOpened(ctx context.Context) (closed func()) {
-	m.open.Add(ctx, 1)
-	return func() { m.open.Add(ctx, -1) }
-}
+// streams counts those that are open: by 1 when one is let in, by -1 when it is over.
+func (m *guardMeter) streams(ctx context.Context, by int64) { m.open.Add(ctx, by) }
 
 // streamEnded counts a stream that was ended.
 func (m *guardMeter) streamEnded(cause error) {

@@ -28,9 +28,9 @@ func drive(t *testing.T, c *model.Clock, change func(*guard.Driven)) *guard.Driv
 	return d
 }
 
-// TestP01ThePromiseHoldsUnderAnySchedule plays random schedules of commits, slow reads, lost databases, restores, cut, stalled and
+// TestP01P02P04P08ThePromiseHoldsUnderAnySchedule plays random schedules of commits, slow reads, lost databases, restores, cut, stalled and
 // damaged streams, stopped and suspended verifiers and wrong wall clocks against the real stream of the feed.
-func TestP01ThePromiseHoldsUnderAnySchedule(t *testing.T) {
+func TestP01P02P04P08ThePromiseHoldsUnderAnySchedule(t *testing.T) {
 	t.Parallel()
 	subject := model.Subject{Replica: model.NewReplica(keySet("key-1"), model.Flaws{}), Verifier: driven(t, nil)}
 	model.Prove(t, subject)

@@ -40,6 +40,7 @@ type openStream struct {
 
 	mu    sync.Mutex
 	timer *time.Timer
+	woken bool // and not judged since; then the timer is set to nothing else
 	over  bool // it was ended, or its handler has returned; nobody sets the timer any more
 }
 
@@ -65,9 +66,7 @@ func (g *Guard) watch(ctx context.Context, claims *verify.Claims) (context.Conte
 	}
 	s.transport, _ = grpc.ServerTransportStreamFromContext(ctx).(interface{ WriteStatus(st *status.Status) error })
 	ctx, s.cancel = context.WithCancelCause(ctx)
-	s.mu.Lock()
 	s.timer = time.AfterFunc(math.MaxInt64, s.judge)
-	s.mu.Unlock()
 	if s.index != nil {
 		s.index.add(s)
 	}
@@ -78,6 +77,9 @@ func (g *Guard) watch(ctx context.Context, claims *verify.Claims) (context.Conte
 // judge ends the stream if its token is not good any more, and sets the timer otherwise. It leaves no time for skew: that is for
 // calls, which are short.
 func (s *openStream) judge() {
+	s.mu.Lock()
+	s.woken = false // before the source is asked: who wakes the stream from now on may know more than it says
+	s.mu.Unlock()
 	revoked := s.source != nil && errors.Is(s.source.Check(&s.subject), verify.ErrRevoked)
 	s.mu.Lock()
 	left := s.left()
@@ -97,6 +99,9 @@ func (s *openStream) left() time.Duration { return s.expires.Sub(s.now()) }
 
 // set is called with the lock held.
 func (s *openStream) set(left time.Duration) {
+	if s.woken {
+		left = 0
+	}
 	if left > 0 {
 		left = min(max(left, timerLeast), s.every)
 	}
@@ -125,8 +130,8 @@ func (s *openStream) end(e *streamEnd) {
 func (s *openStream) wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.over {
-		s.timer.Reset(0)
+	if s.woken = true; !s.over {
+		s.set(0)
 	}
 }
 

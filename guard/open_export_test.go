@@ -26,6 +26,29 @@ func (i *Index) Add(subject verify.Subject) (remove func()) {
 	return func() { i.streams.remove(s) }
 }
 
+// Watch puts a stream into the index that a source judges, and judges it.
+func (i *Index) Watch(subject verify.Subject, source verify.RevocationSource) (ended <-chan struct{}) {
+	end := make(chan struct{})
+	meter, err := newGuardMeter(nil)
+	if err != nil {
+		panic(err)
+	}
+	s := &openStream{
+		subject: subject, expires: time.Now().Add(time.Hour), now: time.Now, source: source, every: math.MaxInt64,
+		index: &i.streams, meter: meter, cancel: func(error) { close(end) },
+	}
+	s.timer = time.AfterFunc(math.MaxInt64, s.judge)
+	i.streams.add(s)
+	s.judge()
+	return end
+}
+
+// ClockRaised is what the feed does when its clock has gone ahead of the timers.
+func (i *Index) ClockRaised() {
+	i.streams.ahead = 0
+	i.streams.follow(time.Now)
+}
+
 // Wake is what the feed does with the entries of a change.
 func (i *Index) Wake(list verify.RevocationSource, entries ...verify.Revocation) {
 	i.streams.wake(entries, list)

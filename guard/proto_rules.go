@@ -14,9 +14,10 @@ import (
 // RulesOf reads a table for Options.Rules from protos: from the option authsvc.policy.v1.rule of every method, unary and
 // streaming alike, of every service in the files. What is sensitive or honours exp needs Options.Feed.
 //
-// The error names each method that has no rule, so that a forgotten one cannot be served, and each whose rule a guard cannot keep:
-// one with none of its members or with something that this version does not know, one that contradicts itself, holder and operator,
-// which are authsvc's own, and own, because an interceptor does not know whose thing a request names.
+// The error names each method that has no rule, so that a forgotten one cannot be served, each that the files hold twice, and each
+// whose rule a guard cannot keep: one with none of its members or with something that this version does not know, one that contradicts itself, holder and operator,
+// which are authsvc's own, and own, because an interceptor does not know whose thing a request names. It cannot see that several option
+// statements named two kinds of callers, which protoc lets pass: in generated code only the last is left. buf refuses them.
 func RulesOf(files ...protoreflect.FileDescriptor) (map[string]Rule, error) {
 	rules := map[string]Rule{}
 	var faults []error
@@ -27,6 +28,9 @@ func RulesOf(files ...protoreflect.FileDescriptor) (map[string]Rule, error) {
 				m := methods.Get(k)
 				name := fmt.Sprintf("/%s/%s", m.Parent().FullName(), m.Name())
 				rule, err := ruleOf(m)
+				if _, twice := rules[name]; twice { // perhaps of another version of the proto, with another rule
+					err = errors.New("is in the files twice")
+				}
 				if err != nil {
 					faults = append(faults, fmt.Errorf("guard: %s %w", name, err))
 				}

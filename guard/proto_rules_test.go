@@ -202,3 +202,40 @@ func TestR56AllMethodsThatWereForgottenAreNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestR56AMethodThatTheFilesHoldTwiceIsRefused(t *testing.T) {
+	t.Parallel()
+	old, now := fileOf(t, protoOf(t, rpc{name: "A", rule: public()})), fileOf(t, protoOf(t, rpc{name: "A", rule: user()}))
+	for _, files := range [][]protoreflect.FileDescriptor{{old, now}, {now, old}} {
+		if rules, err := guard.RulesOf(files...); err == nil || rules != nil || !strings.Contains(err.Error(), "/shop.v1.Orders/A is in the files twice") {
+			t.Errorf("got %v, %v", rules, err)
+		}
+	}
+	if rules, err := guard.RulesOf(now); err != nil || !rules["/shop.v1.Orders/A"].User {
+		t.Errorf("the twin: got %v, %v", rules, err)
+	}
+}
+
+// TestR56EveryFieldOfThePolicyIsRead fails where the policy gets a field: it is known then, so that RulesOf has to read or refuse it.
+func TestR56EveryFieldOfThePolicyIsRead(t *testing.T) {
+	t.Parallel()
+	var got []string
+	var list func(m protoreflect.MessageDescriptor)
+	list = func(m protoreflect.MessageDescriptor) {
+		for i := range m.Fields().Len() {
+			f := m.Fields().Get(i)
+			got = append(got, string(m.Name())+"."+string(f.Name()))
+			if f.Message() != nil {
+				list(f.Message())
+			}
+		}
+	}
+	list((*policyv1.Rule)(nil).ProtoReflect().Descriptor())
+	want := []string{
+		"Rule.public", "Rule.holder", "Rule.user", "UserRule.scopes", "UserRule.own", "Rule.client", "ClientRule.scope",
+		"Rule.authenticated", "AuthenticatedRule.scopes", "Rule.operator", "Rule.sensitive", "Rule.honour_exp",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}

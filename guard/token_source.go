@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,21 +42,22 @@ var errSlowRenewal = errors.New("no answer in time")
 // it. After a failure the next begins after a random pause that grows from 0.1 s to 10 s, or as long as the server asks for, up to
 // a minute; until then callers get the token if it is still good, or the last error at once.
 type TokenSource struct {
-	o         TokenSourceOptions
-	url       string // without a slash at its end
-	basic     string // the Authorization of our requests; empty without a secret
+	o         TokenSourceOptions                   // without ClientSecret
+	url       string                               // without a slash at its end
+	secret    func() (plain, authorization string) // both empty without a secret; a func, for fmt prints whatever is a string
 	transport http.RoundTripper
 	clock     *clock
 
 	held atomic.Pointer[heldToken] // the newest; nil before the first
 
 	mu      sync.Mutex
-	run     *renewal      // that is under way, or nil
-	fault   error         // of the last renewal, if it failed
-	step    time.Duration // of the pauses
-	next    time.Duration // by the clock: no renewal begins before
-	dead    string        // a refresh token that was refused for good ...
-	deadFor error         // ... and how
+	run     *renewal          // that is under way, or nil
+	fault   error             // of the last renewal, if it failed
+	step    time.Duration     // of the pauses
+	next    time.Duration     // by the clock: no renewal begins before
+	storing int               // calls of Swap that have not returned; until then no renewal begins, whose refresh token theirs could overwrite
+	dead    [sha256.Size]byte // hash of a refresh token that was refused for good ...
+	deadFor error             // ... and how
 }
 
 // heldToken is an access token, with times by the source's clock.
@@ -94,7 +96,7 @@ func (s *TokenSource) Token(ctx context.Context) (string, error) {
 		s.mu.Unlock()
 		return h.value, nil
 	}
-	if s.run == nil && now >= s.next {
+	if s.run == nil && now >= s.next && s.storing == 0 {
 		s.run = &renewal{done: make(chan struct{})}
 		go s.renew(s.run) //nolint:gosec // G118: it outlives this caller on purpose; it ends within renewalLimit
 	}
@@ -138,13 +140,16 @@ func (s *TokenSource) renew(run *renewal) {
 	stop := context.AfterFunc(ctx, func() { s.settle(run, nil, unavailable(errSlowRenewal)) })
 	defer stop()
 	var h *heldToken
-	var err error
+	var lost, err error
 	if s.o.RefreshToken == nil {
 		h, err = s.byCredentials(ctx)
 	} else {
-		h, err = s.byRefreshToken(ctx)
+		h, lost, err = s.byRefreshToken(ctx)
 	}
 	s.settle(run, h, err)
+	if lost != nil { // said now, for a log that goes out with this source's token must not wait for it
+		s.o.Logger.Warn("the next refresh token could not be stored", "url", s.url, "error", lost)
+	}
 }
 
 // settle ends a renewal for those who wait. One that was given up before changes nothing any more.
@@ -183,8 +188,7 @@ func (s *TokenSource) pause(err error) time.Duration {
 	pause := s.step/2 + rand.N(s.step/2)
 	var f *tokenFault
 	if errors.As(err, &f) && f.retry > 0 {
-		asked := min(f.retry, longestPause)
-		pause = max(pause, asked+rand.N(asked/10+1))
+		pause = max(pause, f.retry+rand.N(f.retry/10+1))
 	}
 	return pause
 }
@@ -197,17 +201,25 @@ func (s *TokenSource) byCredentials(ctx context.Context) (*heldToken, error) {
 	return got.held(), nil
 }
 
-func (s *TokenSource) byRefreshToken(ctx context.Context) (*heldToken, error) {
+// byRefreshToken also says why the next refresh token was lost, if it was.
+func (s *TokenSource) byRefreshToken(ctx context.Context) (h *heldToken, lost, err error) {
 	presented, got, err := s.redeem(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Who finds another token there was overtaken by another process, whose token stands. The access token is good all the same;
 	// it is too where the storage fails, and the token that is there is presented again.
-	if _, err := s.o.RefreshToken.Swap(ctx, presented, got.refresh); err != nil {
-		s.o.Logger.Warn("the next refresh token could not be stored", "url", s.url, "error", err)
-	}
-	return got.held(), nil
+	s.store(1)
+	defer s.store(-1)
+	_, lost = s.o.RefreshToken.Swap(ctx, presented, got.refresh)
+	return got.held(), lost, nil
+}
+
+// store counts the calls of Swap.
+func (s *TokenSource) store(by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.storing += by
 }
 
 // redeem presents the stored refresh token; once more, if the server says that it was overtaken and the storage has another by now.
@@ -236,7 +248,7 @@ func (s *TokenSource) redeem(ctx context.Context) (presented string, got *answer
 		}
 		if f.final() {
 			s.mu.Lock()
-			s.dead, s.deadFor = presented, err
+			s.dead, s.deadFor = sha256.Sum256([]byte(presented)), err
 			s.mu.Unlock()
 		}
 		return "", nil, err
@@ -247,7 +259,7 @@ func (s *TokenSource) redeem(ctx context.Context) (presented string, got *answer
 func (s *TokenSource) refusedForGood(token string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.deadFor != nil && s.dead == token {
+	if s.deadFor != nil && s.dead == sha256.Sum256([]byte(token)) {
 		return s.deadFor
 	}
 	return nil
@@ -270,7 +282,8 @@ type RefreshStore interface {
 	// Load gives the token that is stored.
 	Load(ctx context.Context) (string, error)
 	// Swap puts next in the place of presented, as one atomic step, and only if presented is what is stored; otherwise it changes
-	// nothing and gives false. When it has given true, next is stored for good.
+	// nothing and gives false. When it has given true, next is stored for good; when it has given an error, next is stored by then
+	// or never. It ends with ctx: until it has returned, no other renewal begins.
 	Swap(ctx context.Context, presented, next string) (swapped bool, err error)
 }
 

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -113,8 +114,8 @@ func (s *TokenSource) exchange(ctx context.Context, q question) (*answer, error)
 	request.Header.Set("Content-Type", q.contentType)
 	request.Header.Set("Accept", jsonType)
 	request.Header.Set("User-Agent", "authsvc-guard")
-	if s.basic != "" {
-		request.Header.Set("Authorization", s.basic)
+	if _, authorization := s.secret(); authorization != "" {
+		request.Header.Set("Authorization", authorization)
 	}
 	sent := s.clock.passed()
 	response, err := s.transport.RoundTrip(request)
@@ -150,15 +151,17 @@ func (s *TokenSource) unreachable(ctx context.Context, q question, err error) er
 	if ctx.Err() != nil {
 		return unavailable(errSlowRenewal)
 	}
-	if text := err.Error(); len(text) > 1024 || s.quotes(q, text) {
-		return unavailable(errors.New("the server does not speak HTTP"))
+	unfit := func(c rune) bool { return !unicode.IsPrint(c) } // a certificate's names may begin a new line of a log
+	if text := err.Error(); len(text) > 1024 || s.quotes(q, text) || strings.ContainsFunc(text, unfit) {
+		return unavailable(errors.New("the connection failed, in words that are not to be repeated"))
 	}
 	return unavailable(err)
 }
 
 // quotes says whether a text holds something that nobody may see: a server can send back what it was sent.
 func (s *TokenSource) quotes(q question, text string) bool {
-	for _, secret := range []string{s.o.ClientSecret, url.QueryEscape(s.o.ClientSecret), strings.TrimPrefix(s.basic, "Basic "), q.presented} {
+	plain, authorization := s.secret()
+	for _, secret := range []string{plain, url.QueryEscape(plain), strings.TrimPrefix(authorization, "Basic "), q.presented} {
 		if len(secret) >= secretLeast && strings.Contains(text, secret) {
 			return true
 		}
@@ -294,13 +297,13 @@ func statusReason(body []byte) string {
 	return ""
 }
 
-// retryAfter reads the field of that name (RFC 9110 §10.2.3): seconds, or a date.
+// retryAfter reads the field of that name (RFC 9110 §10.2.3), seconds or a date, up to longestPause.
 func retryAfter(value string) time.Duration {
-	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
-		return time.Duration(seconds) * time.Second
+	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(seconds, uint64(longestPause/time.Second))) * time.Second
 	}
 	if at, err := http.ParseTime(value); err == nil {
-		return max(0, time.Until(at))
+		return min(max(0, time.Until(at)), longestPause)
 	}
 	return 0
 }

@@ -41,8 +41,9 @@ func (s *TokenSource) RequireTransportSecurity() bool { return !s.o.PlaintextCal
 // IP address. Base makes the requests; nil means http.DefaultTransport.
 //
 // A request to any other origin fails, the next hop of a redirect included: a transport is asked for each hop, and must not hand
-// the token to whoever a redirect names. A request that has an Authorization is sent as it is. When a token is answered 401, the
-// source is told (Refused).
+// the token to whoever a redirect names. It fails too where its Host is another's, for a front that serves several goes by that;
+// httputil.ReverseProxy passes the Host of its own caller on unless Rewrite sets it. A request that has an Authorization is sent as
+// it is. When a token is answered 401, the source is told (Refused). An answer's Request is the caller's, without the token.
 func (s *TokenSource) Transport(base http.RoundTripper, origins ...string) (http.RoundTripper, error) {
 	t := &tokenTransport{source: s, base: base, origins: map[string]bool{}}
 	if base == nil {
@@ -73,9 +74,9 @@ type tokenTransport struct {
 
 // RoundTrip sends a copy of the request: a transport may not change its caller's.
 func (t *tokenTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !t.origins[originOf(r.URL)] {
+	if err := t.leadsHome(r); err != nil {
 		closeBody(r)
-		return nil, fmt.Errorf("guard: %q is no origin that gets the access token", originOf(r.URL))
+		return nil, err
 	}
 	for name := range r.Header {
 		if strings.EqualFold(name, "Authorization") {
@@ -93,10 +94,29 @@ func (t *tokenTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	sent.Header.Set("Authorization", "Bearer "+token)
 	response, err := t.base.RoundTrip(sent)
-	if err == nil && response.StatusCode == http.StatusUnauthorized {
+	if err != nil {
+		return response, err
+	}
+	response.Request = r // whoever prints it must not have the token
+	if response.StatusCode == http.StatusUnauthorized {
 		t.source.Refused(token)
 	}
-	return response, err
+	return response, nil
+}
+
+// leadsHome says whether all that steers a request names an origin of ours: its URL, and the Host beside it.
+func (t *tokenTransport) leadsHome(r *http.Request) error {
+	if r.URL == nil || r.URL.Opaque != "" { // the latter goes into the request's line as it is, and may name another host
+		return errors.New("guard: a request without a plain URL gets no access token")
+	}
+	origin := originOf(r.URL)
+	if t.origins[origin] && r.Host != "" {
+		origin = originOf(&url.URL{Scheme: r.URL.Scheme, Host: r.Host})
+	}
+	if !t.origins[origin] {
+		return fmt.Errorf("guard: %q is no origin that gets the access token", origin)
+	}
+	return nil
 }
 
 func closeBody(r *http.Request) {
@@ -105,14 +125,25 @@ func closeBody(r *http.Request) {
 	}
 }
 
-// originOf is scheme, host and port (RFC 6454 §4), as they count for a connection.
+// originOf is scheme, host and port (RFC 6454 §4), as they count for a connection. Letters beyond ASCII stay as they are: what a name
+// in Unicode leads to is IDNA's to say, and to that İ is no i.
 func originOf(u *url.URL) string {
-	scheme, port := strings.ToLower(u.Scheme), u.Port()
+	scheme, port := lower(u.Scheme), u.Port()
 	switch {
 	case port == "" && scheme == "https":
 		port = "443"
 	case port == "" && scheme == "http":
 		port = "80"
 	}
-	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+	return scheme + "://" + net.JoinHostPort(lower(u.Hostname()), port)
+}
+
+// lower makes ASCII letters small.
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
 }

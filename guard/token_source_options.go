@@ -68,12 +68,14 @@ func (s *TokenSource) connectBy(o TokenSourceOptions) error {
 		return errors.New("guard: TokenSourceOptions.Resources has an empty name")
 	}
 	o.Resources, o.Logger = slices.Clone(o.Resources), discard(o.Logger)
-	s.o, s.url = o, strings.TrimRight(o.URL, "/")
-	if o.ClientSecret != "" { // RFC 6749 section 2.3.1: both parts are form-encoded first
-		userPass := url.QueryEscape(o.ClientID) + ":" + url.QueryEscape(o.ClientSecret)
-		s.basic = "Basic " + base64.StdEncoding.EncodeToString([]byte(userPass))
+	plain, authorization := o.ClientSecret, ""
+	if plain != "" { // RFC 6749 section 2.3.1: both parts are form-encoded first
+		userPass := url.QueryEscape(o.ClientID) + ":" + url.QueryEscape(plain)
+		authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(userPass))
 	}
-	s.transport = transportTo(u, o)
+	s.secret = func() (string, string) { return plain, authorization }
+	o.ClientSecret = ""
+	s.o, s.url, s.transport = o, strings.TrimRight(o.URL, "/"), transportTo(u, o)
 	return nil
 }
 
@@ -85,6 +87,7 @@ func transportTo(u *url.URL, o TokenSourceOptions) *http.Transport {
 	}
 	if o.TLS != nil {
 		t.TLSClientConfig = o.TLS.Clone()
+		t.TLSClientConfig.NextProtos = nil // one that gRPC or another http.Transport has used may offer h2, which is not spoken here
 	}
 	switch {
 	case u.Scheme == "http" && !o.Insecure:

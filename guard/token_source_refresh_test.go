@@ -229,12 +229,90 @@ func TestWhatASourceLogs(t *testing.T) {
 		}
 		a.answer, v.swaps = numbered(300).answer, errors.New("disk")
 		expectToken(t, s, "the storage is away", "at-4")
+		synctest.Wait()
 		got := log.String()
 		if strings.Count(got, "no new access token") != 3 || strings.Count(got, "could not be stored") != 1 || strings.Count(got, "\n") != 4 {
 			t.Errorf("logged:\n%s", got)
 		}
 		if strings.Contains(got, "canary") || strings.Contains(got, "at-4") || strings.Contains(got, "rt-4") {
 			t.Errorf("R63 the log tells a secret:\n%s", got)
+		}
+	})
+}
+
+// TestStorageThatHangsLetsNoOlderRefreshTokenOverANewer has a swap that does not heed its context. Where others were begun meanwhile,
+// it would store a token that the server has forgotten, and that ends the session.
+func TestStorageThatHangsLetsNoOlderRefreshTokenOverANewer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		proceed := make(chan struct{})
+		v := &vault{RefreshStore: guard.NewRefreshToken("rt-0")}
+		v.before = func() { <-proceed }
+		a := numbered(300)
+		s := sourceBy(t, a, v)
+		began := time.Now()
+		expectToken(t, s, "who waits", "unavailable")
+		if waited := time.Since(began); waited != 25*time.Second {
+			t.Errorf("waited %s", waited)
+		}
+		for range 10 {
+			time.Sleep(time.Minute)
+			began = time.Now()
+			expectToken(t, s, "the storage hangs still", "unavailable")
+			if time.Since(began) != 0 {
+				t.Error("a caller had to wait")
+			}
+		}
+		if a.count() != 1 {
+			t.Errorf("%d requests, and the storage has answered none", a.count())
+		}
+		close(proceed)
+		synctest.Wait()
+		expectToken(t, s, "the twin: it goes on", "at-2")
+		if kept, _ := v.RefreshStore.Load(t.Context()); kept != "rt-2" {
+			t.Errorf("the storage holds %q", kept)
+		}
+	})
+}
+
+// asking is a log that goes out with the source's own token, while the one who logs waits.
+type asking struct {
+	slog.Handler
+	source *guard.TokenSource
+	got    []string
+}
+
+func (a *asking) Handle(ctx context.Context, _ slog.Record) error {
+	token, err := a.source.Token(ctx)
+	if err != nil {
+		token = "none"
+	}
+	a.got = append(a.got, token)
+	return nil
+}
+
+// TestALogMayAskTheSource for the token that it goes out with.
+func TestALogMayAskTheSource(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &asking{Handler: slog.NewTextHandler(io.Discard, nil)}
+		s, err := guard.NewTokenSource(guard.TokenSourceOptions{URL: "http://127.0.0.1:1", ClientID: "svc", ClientSecret: sourceSecret,
+			RefreshToken: &vault{RefreshStore: guard.NewRefreshToken("rt-0"), swaps: errors.New("disk")}, Logger: slog.New(log)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.source = s
+		a := &authority{answer: func(int, string) (int, string, error) { return http.StatusServiceUnavailable, "", nil }}
+		s.AskBy(a)
+		expectToken(t, s, "the server is away", "unavailable")
+		synctest.Wait()
+		time.Sleep(time.Second)
+		a.answer = numbered(300).answer
+		began := time.Now()
+		expectToken(t, s, "the storage is away", "at-2")
+		synctest.Wait()
+		if diff := cmp.Diff([]string{"none", "at-2"}, log.got); diff != "" || time.Since(began) != 0 {
+			t.Errorf("the log went out with, after %s (-want +got)\n%s", time.Since(began), diff)
 		}
 	})
 }

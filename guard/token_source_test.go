@@ -157,6 +157,7 @@ func TestR61WhatIsNoToken(t *testing.T) {
 		"a life of 300 years":              {200, "", strings.Replace(good, "300", "9467280000", 1), "", ""},
 		"a life without end":               {200, "", strings.Replace(good, "300", "92233720368547758070", 1), un, un},
 		"a life with an exponent":          {200, "", strings.Replace(good, "300", "3e2", 1), un, un},
+		"a life of a part of a second":     {200, "", strings.Replace(good, "300", "1.5", 1), un, un},
 		"a life in quotes":                 {200, "", strings.Replace(good, "300", `"300"`, 1), un, un},
 		"no token":                         {200, "", granted("", 300, "next"), un, un},
 		"a token with a line break":        {200, "", granted("a\r\nX-Admin: 1", 300, "next"), un, un},

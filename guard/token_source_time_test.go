@@ -171,6 +171,8 @@ func TestAFailureIsFollowedByAPause(t *testing.T) {
 		"Retry-After: -1":     {retry: "-1"},
 		"Retry-After: 12":     {"12", 12 * time.Second, 13200 * time.Millisecond},
 		"Retry-After: 3600":   {"3600", time.Minute, 66 * time.Second},
+		"Retry-After: 1e9":    {"1000000000", time.Minute, 66 * time.Second},
+		"Retry-After: 1e30":   {"1" + strings.Repeat("0", 30), time.Minute, 66 * time.Second},
 		"Retry-After: a date": {"Sat, 01 Jan 2000 00:20:00 GMT", time.Minute, 66 * time.Second}, // the bubble begins with 2000
 	} {
 		synctest.Test(t, func(t *testing.T) {

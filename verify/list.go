@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math"
 	"math/bits"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,9 @@ type List struct {
 	count  atomic.Int64
 	tables [tables]atomic.Pointer[revoked] // nil while empty
 	first  int                             // groups of a new table
-	mu     sync.Mutex                      // for writers
+	// version changes with each Apply, once its entries can be found. It begins at random, so that no other list has had it.
+	version atomic.Uintptr
+	mu      sync.Mutex // for writers
 }
 
 // ListOptions are what a List is made of.
@@ -40,7 +43,9 @@ type ListOptions struct {
 // NewList makes an empty list. It is not ready, and Check answers ErrNotReady, until SetReady(true) says that the first whole
 // snapshot has been applied.
 func NewList(o ListOptions) (*List, error) {
-	return &List{first: groupsFor(o.Capacity / tables)}, nil
+	l := &List{first: groupsFor(o.Capacity / tables)}
+	l.version.Store(uintptr(rand.Uint64()))
+	return l, nil
 }
 
 // SetReady says whether the list may be believed.
@@ -54,6 +59,7 @@ func (l *List) Len() int { return int(l.count.Load()) }
 func (l *List) Apply(entries ...Revocation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	defer l.version.Add(1)
 	for i := range entries {
 		e := &entries[i]
 		notBefore, expires := uint64(forever), uint64(forever)
@@ -132,10 +138,15 @@ func (l *List) Check(s *Subject) error {
 	if l.count.Load() == 0 {
 		return nil
 	}
+	version := l.version.Load() // first: what is merged from now on changes it again
+	if s.passedAt(version) {
+		return nil
+	}
 	if l.hits(&s.Token, s.AuthTime) || l.hits(&s.Account, s.AuthTime) || l.hits(&s.Client, s.AuthTime) ||
 		l.hits(&s.Key, s.AuthTime) || l.hits(&s.All, s.AuthTime) || s.HasSession && l.hits(&s.Session, s.AuthTime) {
 		return ErrRevoked
 	}
+	s.pass(version)
 	return nil
 }
 

@@ -6,8 +6,12 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/authsvc/authsvc/test/soak"
 	"github.com/authsvc/authsvc/verify"
@@ -283,8 +287,12 @@ func TestTheSubjectOfClaimsIsWhatVerifyAsksAbout(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := v.Subject(claims); got != asked || got.AuthTime != c.began || got.Key != verify.TargetOf(issuer, verify.KindKey, "key-1") {
-				t.Errorf("got %+v, Verify asked about %+v", got, asked)
+			got := v.Subject(claims)
+			if diff := cmp.Diff(asked, got, cmpopts.IgnoreUnexported(got)); diff != "" {
+				t.Errorf("it is not what Verify asked about (-want +got)\n%s", diff)
+			}
+			if got.AuthTime != c.began || got.Key != verify.TargetOf(issuer, verify.KindKey, "key-1") {
+				t.Errorf("got %+v", got)
 			}
 		})
 	}
@@ -293,3 +301,71 @@ func TestTheSubjectOfClaimsIsWhatVerifyAsksAbout(t *testing.T) {
 type source func(*verify.Subject) error
 
 func (s source) Check(subject *verify.Subject) error { return s(subject) }
+
+// TestWhatPassedIsLookedUpAgainAfterEachChange has a token that the Verifier has seen judged by many at once while the list changes:
+// once Apply has returned, nobody lets it pass.
+func TestWhatPassedIsLookedUpAgainAfterEachChange(t *testing.T) {
+	t.Parallel()
+	token := mint(t, header, payload)
+	for kind, id := range map[verify.Kind]string{
+		verify.KindSession: "sess", verify.KindToken: "tok", verify.KindKey: "key-1", verify.KindAccount: "acct",
+		verify.KindClient: "web", verify.KindAll: "",
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			list := readyList(t)
+			v := newVerifier(t, func(o *verify.Options) { o.Revocations = list })
+			var revoked atomic.Bool
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					for {
+						was := revoked.Load()
+						switch _, err := v.Verify(t.Context(), token); {
+						case errors.Is(err, verify.ErrRevoked):
+							return
+						case err != nil || was:
+							t.Errorf("revoked: %v, Verify: %v", was, err)
+							return
+						}
+					}
+				})
+			}
+			for i := range 1000 {
+				list.Apply(verify.NewRevocation(issuer, kind, numbered("another %d", i), time.Time{}, time.Time{}))
+			}
+			if _, err := v.Verify(t.Context(), token); err != nil {
+				t.Errorf("the twin, before it is revoked: %v", err)
+			}
+			list.Apply(verify.NewRevocation(issuer, kind, id, time.Unix(issued, 0), time.Time{}))
+			revoked.Store(true)
+			wg.Wait()
+		})
+	}
+}
+
+// TestOneListsWordIsNotAnothers asks two lists about the tokens of one Verifier.
+func TestOneListsWordIsNotAnothers(t *testing.T) {
+	t.Parallel()
+	both := pair{readyList(t), readyList(t)}
+	v := newVerifier(t, func(o *verify.Options) { o.Revocations = both })
+	token := mint(t, header, payload)
+	for i := range 100 {
+		for _, list := range both {
+			list.Apply(verify.NewRevocation(issuer, verify.KindToken, numbered("another %d", i), time.Time{}, time.Time{}))
+			if _, err := v.Verify(t.Context(), token); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	both[1].Apply(verify.NewRevocation(issuer, verify.KindToken, "tok", time.Time{}, time.Time{}))
+	if _, err := v.Verify(t.Context(), token); !errors.Is(err, verify.ErrRevoked) {
+		t.Errorf("revoked in the second list: %v", err)
+	}
+}
+
+type pair [2]*verify.List
+
+func (p pair) Check(s *verify.Subject) error {
+	return errors.Join(p[0].Check(s), p[1].Check(s))
+}

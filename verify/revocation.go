@@ -3,6 +3,7 @@ package verify
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,6 +51,22 @@ type Subject struct {
 	All        Target
 	HasSession bool
 	AuthTime   int64 // Unix seconds
+
+	// That of a token in a Verifier's cache never changes, and keeps the version of the List that it last passed: most calls find
+	// it unchanged, and look nothing up.
+	keeps  bool
+	passed uintptr
+}
+
+// passedAt says whether nothing has been revoked since the subject passed; it was zero before it did.
+func (s *Subject) passedAt(version uintptr) bool {
+	return s.keeps && atomic.LoadUintptr(&s.passed) == version && version != 0
+}
+
+func (s *Subject) pass(version uintptr) {
+	if s.keeps {
+		atomic.StoreUintptr(&s.passed, version)
+	}
 }
 
 // RevocationSource knows what has been revoked. Check is called on every Verify, by many goroutines; it answers nil,

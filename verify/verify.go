@@ -227,6 +227,7 @@ func (v *Verifier) open(ctx context.Context, token string) (*verified, error) {
 	t.claims.KeyID = key.id
 	if v.revocations != nil {
 		t.subject = v.Subject(&t.claims)
+		t.subject.keeps = true
 	}
 	return t, nil
 }
@@ -239,6 +240,8 @@ func (v *Verifier) key(ctx context.Context, kid string) (*Key, error) {
 		return key, nil
 	case err == nil:
 		return nil, ErrKeyUnknown
+	case errors.Is(err, ErrStale): // of keys; as ours it would say that the token is good but for the revocations
+		return nil, fmt.Errorf("%w: the keys are too old", ErrNotReady)
 	case errors.Is(err, ErrKeyUnknown), errors.Is(err, ErrNotReady), errors.Is(err, ctx.Err()):
 		return nil, err
 	default:

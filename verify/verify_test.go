@@ -282,7 +282,11 @@ func TestFailureOfASourceIsNoVerdict(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	_, err := newVerifier(t, func(o *verify.Options) { o.Keys = failing{nil} }).Verify(t.Context(), token)
+	claims, err := newVerifier(t, func(o *verify.Options) { o.Keys = failing{verify.ErrStale} }).Verify(t.Context(), token)
+	if claims != nil || !errors.Is(err, verify.ErrNotReady) || errors.Is(err, verify.ErrStale) {
+		t.Errorf("R61 keys that are too old: got %v %v", claims, err)
+	}
+	_, err = newVerifier(t, func(o *verify.Options) { o.Keys = failing{nil} }).Verify(t.Context(), token)
 	if !errors.Is(err, verify.ErrKeyUnknown) {
 		t.Errorf("neither key nor error: got %v", err)
 	}

@@ -96,6 +96,6 @@ func help(w io.Writer) error {
 	for _, g := range groups() {
 		fmt.Fprintf(t, "  authsvc %s\t%s\n", g.name, g.about)
 	}
-	fmt.Fprint(t, "\nThese work on the store of an installation while its server runs or not: -dir .authsvc names that of serve -dev,\n-config FILE that of serve -config. A running server acts on what they change within a second.\nauthsvc COMMAND -h says more.\n")
+	fmt.Fprint(t, "\nThese work on the store of an installation while its server runs or not: -dir .authsvc names that of serve -dev,\n-config FILE that of serve -config. A running server acts on what they change within a second.\nOnly watchers needs one that runs: it asks it.\nauthsvc COMMAND -h says more.\n")
 	return t.Flush()
 }

@@ -28,17 +28,18 @@ func watchersList(r *call) error {
 	return r.list(all, false, "ADDRESS CLIENT SINCE POSITION AGE KIDS", rows)
 }
 
-// unpolled says whom the server cannot see.
-const unpolled = "; services that poll the key set are not counted"
+// unseen says whom the server cannot see.
+const unseen = "; watchers of other servers and services that poll the key set are not counted"
 
 // holders says in words who holds a key, a line for each watcher that lacks it.
 func holders(kid string, h *app.Holding) []string {
 	if h.Unknown != "" {
 		return []string{fmt.Sprintf("which watchers hold key %s is not known: %s", kid, h.Unknown)}
 	}
-	lines := []string{fmt.Sprintf("key %s is held by %d of %d watchers%s", kid, h.Holding, h.Watchers, unpolled)}
+	lines := []string{fmt.Sprintf("key %s is held by %d of %d watchers%s", kid, h.Holding, h.Watchers, unseen)}
 	for _, w := range h.Lacking {
-		lines = append(lines, fmt.Sprintf("%s lacks it: client %s, since %s", w.Address, w.Client, when(w.StartedAt)))
+		row := cells([]string{w.Address, w.Client, when(w.StartedAt)})
+		lines = append(lines, fmt.Sprintf("%s lacks it: client %s, since %s", row[0], row[1], row[2]))
 	}
 	return lines
 }

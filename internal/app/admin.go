@@ -376,7 +376,7 @@ func (a *Admin) Keys(ctx context.Context) ([]Key, error) {
 	for _, one := range all {
 		v := viewKey(one, k.Current(one))
 		if one.State == keys.Pending {
-			watchers, unknown := askWatchers(ctx, a.cfg.Admin.Socket)
+			watchers, unknown := askWatchers(ctx, a.cfg)
 			v.Holding = holding(one.ID, watchers, unknown)
 		}
 		views = append(views, v)
@@ -395,7 +395,7 @@ func (a *Admin) RotateKeys(ctx context.Context, atOnce bool) (kid string, held *
 		kid, err = k.Rotate(ctx, a.caller, false)
 		return kid, nil, err
 	}
-	watchers, unknown := askWatchers(ctx, a.cfg.Admin.Socket)
+	watchers, unknown := askWatchers(ctx, a.cfg)
 	kid, err = k.Rotate(ctx, a.caller, true)
 	return kid, holding(kid, watchers, unknown), err
 }

@@ -394,6 +394,7 @@ func (a *App) buildGauges(context.Context) error {
 		{"authsvc.key.pending_age", "s", "Age of the next signing key since it was published; 0 where there is none.", a.pendingKeyAge},
 		{"authsvc.feed.watchers", "", "Open streams of the trust feed.", func() float64 { return float64(a.feed.Stats().Watchers) }},
 	}, []gauge{
+		{"authsvc.revocation.entries", "", "Entries of the revocation log that this replica has read since its start, whoever revoked.", func() float64 { return float64(a.tail.Entries()) }},
 		{"authsvc.feed.deltas", "", "Changes that the trust feed handed out, each once for all watchers.", func() float64 { return float64(a.feed.Stats().Deltas) }},
 		{"authsvc.feed.cut", "", "Watchers of the trust feed that were cut off because they did not keep up.", func() float64 { return float64(a.feed.Stats().Cut) }},
 		{"authsvc.feed.snapshots", "", "Whole snapshots that the trust feed put together.", func() float64 { return float64(a.feed.Stats().Snapshots) }},

@@ -46,7 +46,7 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 	}{
 		{&m.logins, "authsvc.logins", "Logins, by outcome: ok, or why not; invalid_credentials is a failed one, rate_limited a throttled one, overloaded one that found the hashing queue full."},
 		{&m.refreshes, "authsvc.refreshes", "Refreshes, by outcome; refresh_reused is theft, refresh_superseded a late duplicate."},
-		{&m.revocations, "authsvc.revocations", "Revocations by token holders, by kind of token."},
+		{&m.revocations, "authsvc.revocations", "Calls of Revoke by token holders, by kind of token; authsvc.revocation.entries counts whatever was revoked."},
 		{&m.introspections, "authsvc.introspections", "Introspected tokens, by outcome."},
 		{&m.proxies, "authsvc.forward_auth", "Requests that a reverse proxy asked about, by outcome: ok, or why not; misconfigured is a proxy's configuration that is not understood, undecided a replica that could not judge."},
 		{&m.panics, "authsvc.panics", "Handlers that panicked."},
@@ -84,6 +84,9 @@ func (m *metrics) begin() {
 	for _, o := range m.outcomes {
 		m.introspections.Add(ctx, 0, o)
 	}
+	for _, o := range m.answers {
+		m.proxies.Add(ctx, 0, o)
+	}
 	m.panics.Add(ctx, 0)
 }
 
@@ -110,7 +113,13 @@ func (m *metrics) Introspect(outcome string, n int) {
 }
 
 // proxied counts an answer to a reverse proxy.
-func (m *metrics) proxied(outcome string) { m.proxies.Add(context.Background(), 1, m.answers[outcome]) }
+func (m *metrics) proxied(outcome string) {
+	answer := m.answers[outcome]
+	if answer == nil { // a reason that guard has beside those of newMetrics
+		answer = outcomeOf("other")
+	}
+	m.proxies.Add(context.Background(), 1, answer)
+}
 
 func (m *metrics) panicked() { m.panics.Add(context.Background(), 1) }
 

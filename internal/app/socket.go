@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,8 +25,10 @@ var errTaken = errors.New("another authsvc serves there")
 type socket struct {
 	*net.UnixListener
 	path    string
+	made    fs.FileInfo // of the file at path, while it is ours
 	lock    *os.File
-	refused func(uid int) // told of a peer that was not let in; may be nil
+	refused func(uid int) // told of a peer that was not let in, once of each; may be nil
+	told    map[int]bool  // of Accept, which is called by one at a time
 	close   sync.Once
 }
 
@@ -52,11 +55,11 @@ func listenSocket(path string) (s *socket, err error) {
 	if err := replaceable(path); err != nil {
 		return nil, err
 	}
-	l, err := bind(dir, path)
+	l, made, err := bind(dir, path)
 	if err != nil {
 		return nil, err
 	}
-	return &socket{UnixListener: l, path: path, lock: lock}, nil
+	return &socket{UnixListener: l, path: path, made: made, lock: lock, told: map[int]bool{}}, nil
 }
 
 // ownFolder refuses a folder in which somebody else could put another socket in the place of ours.
@@ -65,16 +68,23 @@ func ownFolder(dir string) error {
 	if err != nil {
 		return err
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !info.IsDir():
 		return fmt.Errorf("%s is not a folder", dir)
-	case !ok || int(stat.Uid) != os.Geteuid():
+	case ownerOf(info) != os.Geteuid():
 		return fmt.Errorf("the folder %s is not this user's own: give the socket one that is", dir)
 	case info.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("others may write to the folder %s (mode %04o): make it 0700", dir, info.Mode().Perm())
+		return fmt.Errorf("others may write to the folder %s (mode %04o): name a file in a folder of the service's own, with mode 0700", dir, info.Mode().Perm())
 	}
 	return nil
+}
+
+// ownerOf gives the user whose file it is, -1 where that is not known.
+func ownerOf(info fs.FileInfo) int {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(stat.Uid)
+	}
+	return -1
 }
 
 // replaceable refuses a path where something other than a socket stands, or one that somebody still listens on.
@@ -102,27 +112,33 @@ func replaceable(path string) error {
 
 // bind makes the socket with mode 0600 where nobody else may look, and only then moves it to its path, over what a dead server
 // left there: between a bind and a chmod it would stand with whatever rights the umask leaves.
-func bind(dir, path string) (_ *net.UnixListener, err error) {
+func bind(dir, path string) (_ *net.UnixListener, made fs.FileInfo, err error) {
 	hidden, err := os.MkdirTemp(dir, ".admin-") // of mode 0700
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(hidden)) }()
 	name := filepath.Join(hidden, "s")
 	short, release, err := shortened(name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer release()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(name, 0o600), os.Rename(name, path)); err != nil {
-		return nil, errors.Join(err, l.Close())
+	if err = os.Chmod(name, 0o600); err == nil {
+		made, err = os.Lstat(name)
 	}
-	return l, nil
+	if err == nil {
+		err = os.Rename(name, path)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, l.Close())
+	}
+	return l, made, nil
 }
 
 // maxSocketPath is how long the address of a socket may be, in bytes (sun_path, without its zero).
@@ -131,6 +147,9 @@ const maxSocketPath = 107
 // shortened gives a name for a socket that its address has room for. A folder may lie deeper than that: then it is named by what
 // it is opened as here, until release.
 func shortened(path string) (short string, release func(), err error) {
+	if strings.HasPrefix(path, "@") { // by itself no file, but a socket without one, which anybody may make (unix(7))
+		path = "./" + path
+	}
 	if len(path) <= maxSocketPath {
 		return path, func() {}, nil
 	}
@@ -165,7 +184,8 @@ func (s *socket) Accept() (net.Conn, error) {
 			return c, nil
 		}
 		_ = c.Close()
-		if err == nil && s.refused != nil {
+		if err == nil && s.refused != nil && !s.told[uid] {
+			s.told[uid] = true
 			s.refused(uid)
 		}
 	}
@@ -174,7 +194,11 @@ func (s *socket) Accept() (net.Conn, error) {
 // admits says who may ask a server that runs as own.
 func admits(uid, own int) bool { return uid == own || uid == 0 }
 
-// peerUID gives the user of the process that connected (unix(7), SO_PEERCRED).
+// vouched says whose word a command that runs as own takes for the server's: that of its own user and of root, and where root asks
+// also that of the user whose folder the database is in.
+func vouched(uid, own, database int) bool { return admits(uid, own) || own == 0 && uid == database }
+
+// peerUID gives the user of the process at the other end, of a listener that of who made it (unix(7), SO_PEERCRED).
 func peerUID(c *net.UnixConn) (uid int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -187,11 +211,12 @@ func peerUID(c *net.UnixConn) (uid int, err error) {
 	return int(cred.Uid), nil
 }
 
-// Close removes the socket and ends the listener, once.
+// Close removes the socket and ends the listener, once. What stands at the path and is not ours, as after somebody removed the
+// socket and its lock and started another server, stays.
 func (s *socket) Close() (err error) {
 	s.close.Do(func() {
-		if err = os.Remove(s.path); errors.Is(err, fs.ErrNotExist) {
-			err = nil
+		if there, e := os.Lstat(s.path); e == nil && os.SameFile(there, s.made) {
+			err = os.Remove(s.path)
 		}
 		err = errors.Join(err, s.UnixListener.Close(), s.lock.Close())
 	})

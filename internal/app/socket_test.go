@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/authsvc/authsvc/internal/app"
@@ -70,8 +71,8 @@ func TestTheAdminSocketIsForItsOwnerAlone(t *testing.T) {
 			dead(t, path)
 			return path
 		}, ""},
-		{"a folder of a group", func(t *testing.T) string { return filepath.Join(folder(t, 0o770), "s") }, "others may write to the folder"},
-		{"a folder of everybody", func(t *testing.T) string { return filepath.Join(folder(t, 0o777), "s") }, "others may write to the folder"},
+		{"a folder of a group", func(t *testing.T) string { return filepath.Join(folder(t, 0o770), "s") }, "a folder of the service's own, with mode 0700"},
+		{"a folder of everybody", func(t *testing.T) string { return filepath.Join(folder(t, 0o777), "s") }, "a folder of the service's own, with mode 0700"},
 		{"a folder of another user", func(t *testing.T) string {
 			if os.Getuid() != 0 {
 				return "/usr/s"
@@ -226,5 +227,87 @@ func TestTheAdminSocketAdmitsItsOwnUserAndRoot(t *testing.T) {
 	defer taken.Close()
 	if uid, err := app.PeerUID(taken); err != nil || uid != os.Getuid() {
 		t.Errorf("the peer is %d: %v", uid, err)
+	}
+}
+
+// TestAnAdminSocketThatSomebodyReplacedStays has an operator remove what belongs to a server that runs, and start another.
+func TestAnAdminSocketThatSomebodyReplacedStays(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(folder(t, 0o700), "s")
+	first, err := app.ListenSocket(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(path), os.Remove(path+".lock")); err != nil {
+		t.Fatal(err)
+	}
+	second, err := app.ListenSocket(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if !reached(t, second, path) {
+		t.Error("the first took the second's socket with it")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Close(); err != nil {
+		t.Errorf("the twin: one whose socket is gone: %v", err)
+	}
+}
+
+// TestAnAdminSocketIsAlwaysAFile gives relative paths, of which some would name a socket that is none, open to everybody.
+func TestAnAdminSocketIsAlwaysAFile(t *testing.T) { //nolint:paralleltest // it has a working directory of its own
+	t.Chdir(folder(t, 0o700))
+	if err := os.Mkdir("@run", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"s", "@s", "@run/s", "./@t"} {
+		dead(t, "./"+path)
+		if c, err := app.DialSocket(t.Context(), path); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s: a dead server's: %v %v", path, c, err)
+		}
+		stranger, err := net.Listen("unix", "@"+strings.TrimPrefix(path, "@"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := app.ListenSocket(path)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+		} else {
+			if info, err := os.Lstat(path); err != nil || info.Mode() != fs.ModeSocket|0o600 {
+				t.Errorf("%s stands as %v: %v", path, info, err)
+			}
+			if !reached(t, l, path) {
+				t.Errorf("%s is not what answers by its name", path)
+			}
+			l.Close()
+		}
+		stranger.Close()
+	}
+}
+
+func TestACommandAsksTheServersUserAlone(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name                string
+		peer, own, database int
+		want                bool
+	}{
+		{"its own user", 1000, 1000, 1000, true},
+		{"root", 0, 1000, 1000, true},
+		{"another user", 1001, 1000, 1000, false},
+		{"another user, whose the database is", 1001, 1000, 1001, false},
+		{"root asks the database's user", 1000, 0, 1000, true},
+		{"root asks root", 0, 0, 1000, true},
+		{"root asks another user", 1001, 0, 1000, false},
+		{"root asks where there is no database", 1001, 0, -1, false},
+	} {
+		if got := app.Vouched(tt.peer, tt.own, tt.database); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/authsvc/authsvc/gen/authsvc/admin/v1"
+	"github.com/authsvc/authsvc/internal/config"
 	"github.com/authsvc/authsvc/internal/server/rpc"
 )
 
@@ -42,7 +45,7 @@ func Watchers(ctx context.Context, o AdminOptions) ([]Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return askWatchers(ctx, cfg.Admin.Socket)
+	return askWatchers(ctx, cfg)
 }
 
 // holding looks for a key among the watchers that a server named, or gives why it named none.
@@ -64,14 +67,15 @@ func holding(kid string, watchers []Watcher, err error) *Holding {
 // askFor bounds how long a server may take to answer on its socket.
 const askFor = 5 * time.Second
 
-// askWatchers reads the list from the server behind a socket, page by page.
-func askWatchers(ctx context.Context, path string) (all []Watcher, err error) {
+// askWatchers reads the list from the server of an installation, page by page.
+func askWatchers(ctx context.Context, cfg config.Config) (all []Watcher, err error) {
+	path := cfg.Admin.Socket
 	if path == "" {
 		return nil, errors.New("the server has no admin socket: set admin.socket and start it anew")
 	}
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
-	conn, err := dialAdmin(ctx, path)
+	conn, err := dialAdmin(ctx, path, filepath.Dir(cfg.Database.Path))
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +96,9 @@ func askWatchers(ctx context.Context, path string) (all []Watcher, err error) {
 	}
 }
 
-// dialAdmin connects before it makes a client, so that its error says what is wrong with the socket.
-func dialAdmin(ctx context.Context, path string) (*grpc.ClientConn, error) {
+// dialAdmin connects before it makes a client, so that its error says what is wrong with the socket. Whoever else listens there
+// is asked nothing: he would say which keys may sign.
+func dialAdmin(ctx context.Context, path, database string) (*grpc.ClientConn, error) {
 	c, err := dialSocket(ctx, path)
 	var why syscall.Errno
 	switch {
@@ -105,6 +110,9 @@ func dialAdmin(ctx context.Context, path string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("the admin socket %s: %w", path, why)
 	case err != nil:
 		return nil, err
+	}
+	if err := meant(c, path, database); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	once := make(chan net.Conn, 1)
 	once <- c
@@ -122,6 +130,26 @@ func dialAdmin(ctx context.Context, path string) (*grpc.ClientConn, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	return conn, nil
+}
+
+// meant refuses a connection to a process that is not the server's user's.
+func meant(c net.Conn, path, database string) error {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("%s is not a Unix socket", path)
+	}
+	uid, err := peerUID(u)
+	if err != nil {
+		return fmt.Errorf("the admin socket %s: %w", path, err)
+	}
+	owner := -1
+	if info, err := os.Stat(database); err == nil {
+		owner = ownerOf(info)
+	}
+	if !vouched(uid, os.Geteuid(), owner) {
+		return fmt.Errorf("who listens at the admin socket %s is user %d, not this one, root, or the owner of the database: it is not asked", path, uid)
+	}
+	return nil
 }
 
 func viewWatcher(w *adminv1.Watcher) Watcher {

@@ -221,7 +221,7 @@ func (p *problems) folder(setting, path string) {
 	case !dir.IsDir():
 		p.add(setting, "%s is not a folder", path)
 	case dir.Mode().Perm()&0o022 != 0:
-		p.add(setting, "others may write to the folder %s (mode %04o): make it 0700", path, dir.Mode().Perm())
+		p.add(setting, "others may write to the folder %s (mode %04o): name a file in a folder of the service's own, with mode 0700", path, dir.Mode().Perm())
 	}
 }
 

@@ -164,7 +164,7 @@ func TestValidateRefuses(t *testing.T) {
 			if err := os.Chmod(dir, 0o777); err != nil {
 				t.Fatal(err)
 			}
-		}, "others may write to the folder"},
+		}, "a folder of the service's own, with mode 0700"},
 		{"a database that is a folder", func(_ *testing.T, c *config.Config, dir string) { c.Database.Path = dir }, "is not a regular file"},
 		{"an admin socket in no folder", func(_ *testing.T, c *config.Config, dir string) { c.Admin.Socket = dir + "/none/s" }, "admin.socket: the folder"},
 		{"an admin socket in a folder for everyone", func(t *testing.T, c *config.Config, dir string) {

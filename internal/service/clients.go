@@ -18,16 +18,21 @@ type Clients struct {
 	now    func() time.Time
 	issuer string
 
-	reading chan struct{} // one look at the store at a time; a channel, so that waiting for it ends with the caller's context
+	reading chan struct{} // one look at the store at a time; a channel, which a test's own clock can wait for
+
+	waiting sync.Mutex
+	next    *clientsLook // the look that callers who come now will share
 
 	mu       sync.RWMutex
-	begun    uint64 // how many looks at the store have begun
-	ended    uint64 // the number of the newest one whose outcome is the store's
-	failure  error  // that outcome
 	revision int64
 	byID     map[ids.Client]client.Client
 	asOf     time.Time // when the last completed look at the store began, by this process's clock
 	storeAt  time.Time // the store's time at that look
+}
+
+type clientsLook struct {
+	done chan struct{}
+	err  error
 }
 
 // maxAge is how old the directory may be to authenticate anybody without looking at the store first.
@@ -42,33 +47,35 @@ func NewClients(store client.Store, issuer string, now func() time.Time) (*Clien
 }
 
 // Refresh reads the clients again if their revision moved. It looks at the store after the call, not before. Callers who
-// wait together share one look and what became of it, so a store that hangs costs each of them two of its timeouts, however
-// many they are.
+// wait together share one look and what became of it, so a store that hangs costs each of them two of its timeouts at most,
+// however many they are, and never more than a caller's own context has: a store may take its time to notice that a look is
+// over.
 func (s *Clients) Refresh(ctx context.Context) error {
-	s.mu.RLock()
-	arrived := s.begun
-	s.mu.RUnlock()
+	s.waiting.Lock()
+	r := s.next
+	if r == nil {
+		r = &clientsLook{done: make(chan struct{})}
+		s.next = r
+		go s.run(context.WithoutCancel(ctx), r)
+	}
+	s.waiting.Unlock()
 	select {
-	case s.reading <- struct{}{}:
-		defer func() { <-s.reading }()
+	case <-r.done:
+		return r.err
 	case <-ctx.Done():
 		return fault.Wrap(ctx.Err(), fault.Unavailable, fault.StoreUnavailable, "the clients were not read in time")
 	}
-	s.mu.Lock()
-	if s.ended > arrived {
-		defer s.mu.Unlock()
-		return s.failure
-	}
-	s.begun++
-	number := s.begun
-	s.mu.Unlock()
-	err := s.look(ctx)
-	if err == nil || ctx.Err() == nil { // that a caller left says nothing about the store
-		s.mu.Lock()
-		s.ended, s.failure = number, err
-		s.mu.Unlock()
-	}
-	return err
+}
+
+// run waits its turn, closes the door behind those who share it, and looks.
+func (s *Clients) run(ctx context.Context, r *clientsLook) {
+	s.reading <- struct{}{}
+	defer func() { <-s.reading }()
+	s.waiting.Lock()
+	s.next = nil
+	s.waiting.Unlock()
+	r.err = s.look(ctx)
+	close(r.done)
 }
 
 func (s *Clients) look(ctx context.Context) error {

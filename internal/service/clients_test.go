@@ -59,6 +59,27 @@ func TestAHungStoreOfClientsHoldsNobodyForLong(t *testing.T) {
 	}
 }
 
+// TestAStoreThatHearsNobodyHoldsNobody: a caller's own time is kept too by a store that does not notice that it is over, whether
+// the caller begins a look or shares one.
+func TestAStoreThatHearsNobodyHoldsNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		clients := must(service.NewClients(&hung{}, adminIssuer, time.Now))(t)
+		for range 30 {
+			ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
+			start := time.Now()
+			if _, err := clients.Get(ctx, ids.Client("watcher")); fault.From(err).Kind != fault.Unavailable {
+				t.Errorf("a store that hangs gives %v", err)
+			}
+			cancel()
+			if took := time.Since(start); took > 250*time.Millisecond {
+				t.Errorf("a caller with 250 ms was held for %v", took)
+			}
+		}
+		<-time.After(10 * time.Second) // the looks end before the bubble does
+	})
+}
+
 // TestALookOfACallerWhoLeftIsNotShared: that his context ended says nothing about the store.
 func TestALookOfACallerWhoLeftIsNotShared(t *testing.T) {
 	t.Parallel()

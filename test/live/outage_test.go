@@ -1,8 +1,12 @@
 package live
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -12,6 +16,7 @@ import (
 
 	"github.com/authsvc/authsvc/guard"
 	"github.com/authsvc/authsvc/test/soak"
+	"github.com/authsvc/authsvc/verify"
 )
 
 // stage is authsvc, the way to it, and a guarded service at the way's other end.
@@ -20,6 +25,8 @@ type stage struct {
 	dir string
 	way *way
 	v   *service
+
+	during *session // ends during the outage
 
 	breaks  float64 // of the feed, before its database is withheld
 	release func()
@@ -75,7 +82,23 @@ func TestP01P02P12AServiceThroughOutages(t *testing.T) {
 	play("P02 the feed is late", outage{begin: func(_ *testing.T, x *stage) { x.way.delay(1500 * time.Millisecond) }, end: mend, reaches: true, timed: true},
 		held(time.Minute)...)
 	play("P02 the feed's connection is reset", outage{begin: func(_ *testing.T, x *stage) { x.way.tear(true) }, end: mend, reaches: true, timed: true}, held()...)
-	play("P02 the service is stopped", outage{begin: signal(syscall.SIGSTOP), end: signal(syscall.SIGCONT), timed: true}, held(2*time.Minute)...)
+	play("P02 the service is stopped", outage{begin: halt, end: resume, timed: true}, held(2*time.Minute)...)
+	play("P02 the service is stopped, with heartbeats in its socket, and the feed stalls", outage{
+		begin: func(t *testing.T, x *stage) {
+			halt(t, x)
+			<-time.After(2500 * time.Millisecond) // for heartbeats
+			x.way.stall()
+		},
+		end: func(t *testing.T, x *stage) {
+			resume(t, x)
+			// All that it can read now is older than the revocation, and than what a sensitive call goes by.
+			if a := x.v.ask(t.Context(), sensitive, x.during.token()); a.said != guard.ReasonReplicaStale {
+				t.Errorf("a sensitive call right after the stop: %s", x.during.tell("is no refusal for old knowledge", a))
+			}
+			x.way.mend()
+		},
+		timed: true,
+	}, held()...)
 	play("P02 authsvc is killed", outage{
 		begin: func(t *testing.T, x *stage) { x.kill(t) },
 		end:   func(t *testing.T, x *stage) { x.server = start(t, x.dir, "-grpc", x.GRPC) },
@@ -108,13 +131,29 @@ func together(t *testing.T, tests map[string]func(t *testing.T)) {
 	all.Wait()
 }
 
-// signal sends the service's process a signal.
-func signal(sig os.Signal) func(t *testing.T, x *stage) {
-	return func(t *testing.T, x *stage) {
-		t.Helper()
-		if err := x.v.cmd.Process.Signal(sig); err != nil {
-			t.Fatal(err)
+// halt stops the service's process, and waits until the last of its threads has stopped.
+func halt(t *testing.T, x *stage) {
+	t.Helper()
+	pid := x.v.cmd.Process.Pid
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the service has stopped", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("the threads of the service: %v", err)
 		}
+		return !slices.ContainsFunc(threads, func(path string) bool {
+			content, err := os.ReadFile(path)
+			return err == nil && !bytes.Contains(content, []byte(") T ")) // proc(5): the state stands behind the name
+		})
+	})
+}
+
+func resume(t *testing.T, x *stage) {
+	t.Helper()
+	if err := syscall.Kill(x.v.cmd.Process.Pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -138,6 +177,7 @@ func withhold(t *testing.T, dir string) (release func()) {
 func (o outage) befalls(t *testing.T, x *stage, held time.Duration) {
 	alive, early, during := x.signIn(t, "alive"), x.signIn(t, "early"), x.signIn(t, "during")
 	await(t, "the feed is whole", func() bool { return x.v.status(t).Ready && x.v.status(t).Age < time.Second })
+	x.during = during
 	streams := map[*session]*openStream{}
 	for _, in := range []*session{alive, early, during} {
 		streams[in] = x.v.open(t, in.token())
@@ -235,7 +275,7 @@ func (o outage) after(t *testing.T, x *stage, w *witness, alive *session, stream
 	await(t, "P01 a session that ends after the outage is refused", func() bool {
 		a := x.v.ask(t.Context(), sensitive, late.token())
 		if fault := late.broken(sensitive, a); fault != "" {
-			t.Errorf("late: %s", fault)
+			t.Fatalf("late: %s", late.tell(fault, a))
 		}
 		return a.said == guard.ReasonTokenRevoked
 	})
@@ -253,5 +293,49 @@ func (o outage) after(t *testing.T, x *stage, w *witness, alive *session, stream
 		if w.count(alive, method, accepted) == 0 {
 			t.Errorf("%s let nobody in", method)
 		}
+	}
+}
+
+// TestP08AnOlderDatabaseIsPutBack has the log begin again where an older copy stood, so that its places come twice. A verifier that
+// comes with a place of the history that was lost, before the new one has grown past it, keeps what it knew and misses nothing.
+func TestP08AnOlderDatabaseIsPutBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := start(t, dir)
+	lost, next, alive := s.signIn(t, "lost"), s.signIn(t, "next"), s.signIn(t, "alive")
+	s.stop(t)
+	path := filepath.Join(dir, "authsvc.db")
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, dir, "-grpc", s.GRPC)
+	w := watch(t, s, nil)
+	w.ready(t)
+	s.revoke(t, lost)
+	await(t, "the revocation has come", func() bool { return errors.Is(w.says(t, lost.token()), verify.ErrRevoked) })
+	head := func() string {
+		db := database(t, dir)
+		defer db.Close() // or else the server would not be the last to close the file, and leave its log behind
+		return text(t, db, `SELECT MAX(position) FROM revocations`)
+	}
+	place := head()
+	s.stop(t)
+	if err := os.WriteFile(path, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := w.Status().Cursor
+	s = start(t, dir, "-grpc", s.GRPC)
+	await(t, "the feed goes on in the new history", func() bool { return w.Status().Cursor != before && w.Status().Age < time.Second })
+	s.revoke(t, next)
+	if got := head(); got != place {
+		t.Fatalf("the new history's place is %s, and the lost one's was %s", got, place)
+	}
+	await(t, "P08 what has the place of another is refused", func() bool { return errors.Is(w.says(t, next.token()), verify.ErrRevoked) })
+	if err := w.says(t, lost.token()); !errors.Is(err, verify.ErrRevoked) {
+		t.Errorf("P08 what the database has lost: %v", err)
+	}
+	if err := w.says(t, alive.token()); err != nil {
+		t.Errorf("the twin: %v", err)
 	}
 }

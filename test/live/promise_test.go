@@ -111,6 +111,15 @@ func (in *session) broken(method string, a verdict) string {
 	return ""
 }
 
+// tell words what is broken, with the times that it is judged by.
+func (in *session) tell(fault string, a verdict) string {
+	text := fmt.Sprintf("%s: %s, by knowledge %s to %s old", fault, a.said, time.Duration(a.began-a.most), time.Duration(a.ended-a.least))
+	if answered := in.answered.Load(); answered != 0 {
+		text += fmt.Sprintf(", %s after its revocation", time.Duration(a.began-answered))
+	}
+	return text
+}
+
 // witness asks a service again and again about some sessions, by every method, and judges each answer.
 type witness struct {
 	stop    context.CancelFunc
@@ -141,8 +150,7 @@ func (w *witness) watch(ctx context.Context, t *testing.T, v *service, in *sessi
 			return
 		}
 		if fault := in.broken(method, a); fault != "" {
-			t.Errorf("%s, %s: %s: %s, asked after %s by knowledge %s to %s old, of a revocation %s before", in.name, method, fault, a.said, time.Duration(a.ended-a.began),
-				time.Duration(a.began-a.most), time.Duration(a.ended-a.least), time.Duration(a.began-in.answered.Load()))
+			t.Errorf("%s, %s: %s", in.name, method, in.tell(fault, a))
 			faults++
 		}
 		w.mu.Lock()

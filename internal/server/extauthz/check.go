@@ -3,7 +3,6 @@ package extauthz
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -15,52 +14,39 @@ import (
 	"github.com/authsvc/authsvc/verify"
 )
 
-// Register puts envoy.service.auth.v3.Authorization on a gRPC server.
-func (d *Door) Register(r grpc.ServiceRegistrar) { authv3.RegisterAuthorizationServer(r, checker{d}) }
-
-type checker struct{ d *Door }
-
-// Check decides on the request that Envoy describes. What the route requires stands in its context_extensions. Where nothing could
-// be decided the answer is an error, which Envoy takes by its failure_mode_allow: false, its default, denies.
-func (c checker) Check(ctx context.Context, r *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	var n need
-	for name, value := range r.GetAttributes().GetContextExtensions() {
-		if err := c.d.set(&n, name, value); err != nil {
-			return denied(http.StatusInternalServerError, c.d.misconfigured(err), ""), nil
+// Register puts envoy.service.auth.v3.Authorization on a gRPC server, which decodes its requests by their UnmarshalBinary.
+func (d *Door) Register(r grpc.ServiceRegistrar) {
+	desc := authv3.Authorization_ServiceDesc
+	desc.HandlerType = (*any)(nil)
+	desc.Methods = []grpc.MethodDesc{{MethodName: "Check", Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		var q question
+		if err := decode(&q); err != nil {
+			return nil, err
 		}
+		answer, err := d.check(ctx, &q)
+		if err != nil {
+			return nil, err // and not a nil answer in an interface
+		}
+		return answer, nil
+	}}}
+	r.RegisterService(&desc, d)
+}
+
+// check decides on the request that Envoy describes. What the route requires stands in its context_extensions. Where nothing could
+// be decided the answer is an error, which Envoy takes by its failure_mode_allow: false, its default, denies.
+func (d *Door) check(ctx context.Context, q *question) (*authv3.CheckResponse, error) {
+	n, err := d.need(q.extensions)
+	if err != nil {
+		return denied(http.StatusInternalServerError, d.misconfigured(err), ""), nil
 	}
-	if err := c.d.complete(&n); err != nil {
-		return denied(http.StatusInternalServerError, c.d.misconfigured(err), ""), nil
-	}
-	claims, no, err := c.d.judge(ctx, n, authorizations(r.GetAttributes().GetRequest().GetHttp()))
+	claims, no, err := d.judge(ctx, n, q.authorization)
 	switch {
 	case err != nil:
 		return nil, err
 	case no != nil:
 		return denied(httpCode(no.Status.Code()), no.Status, no.Challenge), nil
 	}
-	return c.d.passed(claims)
-}
-
-// authorizations gives every authorization that the request has. Envoy sends the headers as a map, in which it has joined several
-// values by commas, or as they came (encode_raw_headers).
-func authorizations(r *authv3.AttributeContext_HttpRequest) []string {
-	var out []string
-	if v, ok := r.GetHeaders()["authorization"]; ok {
-		out = append(out, v)
-	}
-	for _, h := range r.GetHeaderMap().GetHeaders() {
-		if !strings.EqualFold(h.GetKey(), "authorization") {
-			continue
-		}
-		if v := h.GetValue(); v != "" || len(h.GetRawValue()) == 0 {
-			out = append(out, v)
-		}
-		if v := h.GetRawValue(); len(v) > 0 {
-			out = append(out, string(v))
-		}
-	}
-	return out
+	return d.passed(claims)
 }
 
 // passed lets the request go on with the identity headers that its token has. All others are removed: what the client itself

@@ -96,7 +96,7 @@ func reserved(lower string) bool {
 		}
 	}
 	return slices.Contains([]string{"authorization", "cookie", "set-cookie", "host", "connection", "keep-alive", "te", "trailer",
-		"transfer-encoding", "upgrade", "expect", "forwarded", "x-real-ip", "x-request-id", "date", "server", "location", "vary", "age",
+		"transfer-encoding", "upgrade", "expect", "forwarded", "proxy", "x-original-url", "x-rewrite-url", "x-real-ip", "x-request-id", "date", "server", "location", "vary", "age",
 		"etag", "cache-control", "retry-after", "www-authenticate", "x-content-type-options", "x-http-method-override", "user-agent", "accept", "origin", "range",
 		"referer", "via", "traceparent", "tracestate"}, lower)
 }

@@ -40,6 +40,8 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		{"a header of one hop", func(c *extauthz.Config) { c.Headers.Subject = "Connection" }, "meaning of its own"},
 		{"the client's address", func(c *extauthz.Config) { c.Headers.Subject = "X-Forwarded-For" }, "meaning of its own"},
 		{"what sends nginx elsewhere", func(c *extauthz.Config) { c.Headers.Subject = "X-Accel-Redirect" }, "meaning of its own"},
+		{"what sends some servers to another path", func(c *extauthz.Config) { c.Headers.Subject = "X-Original-URL" }, "meaning of its own"},
+		{"what CGI takes for its own proxy", func(c *extauthz.Config) { c.Headers.Subject = "Proxy" }, "meaning of its own"},
 		{"a length", func(c *extauthz.Config) { c.Headers.Subject = "Content-Length" }, "meaning of its own"},
 	}
 	for _, tt := range tests {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -57,7 +58,7 @@ type Options struct {
 	// Observe is told the outcome of every question: "" where the request may pass, the reason of guard's refusal, or one of the
 	// outcomes above.
 	Observe func(outcome string)
-	// Logger gets what is wrong with a proxy's configuration, once, and the causes of what failed on our side over HTTP.
+	// Logger gets what is wrong with a proxy's configuration, once a minute, and the causes of what failed on our side over HTTP.
 	Logger *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -72,6 +73,7 @@ type Door struct {
 	status  func(error) *status.Status
 	observe func(string)
 	log     *slog.Logger
+	now     func() time.Time
 	said    complaints
 }
 
@@ -86,7 +88,10 @@ func New(o Options) (*Door, error) {
 	if err := o.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("extauthz: Options.Config: %w", err)
 	}
-	d := &Door{guards: map[string]*guard.Guard{}, fresh: o.Fresh, status: o.Status, observe: o.Observe, log: o.Logger}
+	d := &Door{guards: map[string]*guard.Guard{}, fresh: o.Fresh, status: o.Status, observe: o.Observe, log: o.Logger, now: o.Now}
+	if d.now == nil {
+		d.now = time.Now
+	}
 	for _, audience := range o.Config.Audiences {
 		v, err := verify.New(verify.Options{Issuer: o.Issuer, Audiences: []string{audience}, Keys: o.Keys, Revocations: o.Revocations,
 			CacheBytes: cacheBytes / len(o.Config.Audiences), Now: o.Now})
@@ -116,6 +121,30 @@ type need struct {
 	rule  guard.Rule
 }
 
+// parameter is one of a proxy's configuration.
+type parameter struct{ name, value string }
+
+// need reads what the proxy's configuration says, each parameter once.
+func (d *Door) need(parameters []parameter) (need, error) {
+	var n need
+	for i, p := range parameters {
+		if slices.ContainsFunc(parameters[:i], func(other parameter) bool { return other.name == p.name }) {
+			return n, fault.Field(clip(p.name), "stands twice")
+		}
+		if err := d.set(&n, p.name, p.value); err != nil {
+			return n, err
+		}
+	}
+	if n.guard == nil {
+		n.guard = d.only
+	}
+	if n.guard == nil {
+		return n, fault.Field("audience", "is required, since forward_auth.audiences has several")
+	}
+	n.rule.Authenticated = !n.rule.User && !n.rule.Client
+	return n, nil
+}
+
 // set takes one parameter of the proxy's configuration. Nothing is skipped: a restriction that was misspelt, or left empty, would
 // be none.
 func (d *Door) set(n *need, name, value string) error {
@@ -142,18 +171,6 @@ func (d *Door) set(n *need, name, value string) error {
 	default:
 		return fault.Field(clip(name), "is not a parameter: audience, scope and require are")
 	}
-	return nil
-}
-
-// complete ends the reading of parameters.
-func (d *Door) complete(n *need) error {
-	if n.guard == nil {
-		n.guard = d.only
-	}
-	if n.guard == nil {
-		return fault.Field("audience", "is required, since forward_auth.audiences has several")
-	}
-	n.rule.Authenticated = !n.rule.User && !n.rule.Client
 	return nil
 }
 
@@ -193,10 +210,10 @@ func (h identity) valueOf(c *verify.Claims) (string, error) {
 	return v, nil
 }
 
-// misconfigured counts what a proxy asks wrongly, and tells the operator once.
+// misconfigured counts what a proxy asks wrongly, and tells the operator once a minute.
 func (d *Door) misconfigured(err error) *status.Status {
 	d.observe(Misconfigured)
-	if d.said.first(err.Error()) {
+	if d.said.first(err.Error(), d.now()) {
 		d.log.Warn("a proxy's configuration is not understood, and nothing passes by it", "problem", err)
 	}
 	return d.status(err)
@@ -227,24 +244,29 @@ type detail struct {
 	Domain string `json:"domain"`
 }
 
-// maxComplaints bounds what is remembered of complaints, since who calls this door directly chooses their words.
-const maxComplaints = 64
+// Who calls this door directly chooses the words of complaints, so their number is bounded, and they are forgotten: a stranger who
+// filled the memory for good would keep from the log what an operator looks for there.
+const (
+	maxComplaints = 64
+	forgetAfter   = time.Minute
+)
 
 // complaints remembers what was said already.
 type complaints struct {
-	mu   sync.Mutex
-	seen map[string]bool
+	mu    sync.Mutex
+	seen  map[string]bool
+	since time.Time
 }
 
-// first reports whether this is new, and there is room to remember it.
-func (c *complaints) first(what string) bool {
+// first reports whether this was not said in this minute, and there is room to remember it.
+func (c *complaints) first(what string, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.seen == nil || now.Sub(c.since) >= forgetAfter {
+		c.seen, c.since = map[string]bool{}, now
+	}
 	if c.seen[what] || len(c.seen) >= maxComplaints {
 		return false
-	}
-	if c.seen == nil {
-		c.seen = map[string]bool{}
 	}
 	c.seen[what] = true
 	return true

@@ -3,6 +3,7 @@ package extauthz_test
 import (
 	"bytes"
 	"context"
+	"encoding"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/authsvc/authsvc/internal/keys"
 	"github.com/authsvc/authsvc/internal/server/extauthz"
@@ -31,8 +33,8 @@ const (
 	other  = "https://other.example.com"
 )
 
-func must[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -44,10 +46,11 @@ func must[T any](v T, err error) func(*testing.T) T {
 // proxied is the door over a real key ring, and what it was told.
 type proxied struct {
 	*extauthz.Door
-	grpc   authv3.AuthorizationServer
+	method grpc.MethodHandler
 	minter *token.Minter
 	list   *verify.List
-	stale  error // what Fresh answers
+	stale  error         // what Fresh answers
+	ahead  time.Duration // of the door's clock
 	log    *bytes.Buffer
 
 	mu       sync.Mutex
@@ -55,11 +58,11 @@ type proxied struct {
 }
 
 // registrar takes what a door registers.
-type registrar struct{ impl any }
+type registrar struct{ desc *grpc.ServiceDesc }
 
-func (r *registrar) RegisterService(_ *grpc.ServiceDesc, impl any) { r.impl = impl }
+func (r *registrar) RegisterService(desc *grpc.ServiceDesc, _ any) { r.desc = desc }
 
-func open(t *testing.T, change func(*extauthz.Config)) *proxied {
+func open(t testing.TB, change func(*extauthz.Config)) *proxied {
 	t.Helper()
 	p := &proxied{log: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(p.log, nil))
@@ -80,6 +83,7 @@ func open(t *testing.T, change func(*extauthz.Config)) *proxied {
 	}
 	p.Door = must(extauthz.New(extauthz.Options{Config: config, Issuer: issuer, Keys: ring, Revocations: p.list,
 		Fresh: func(context.Context) error { return p.stale }, Status: rpc.StatusOf, Logger: log,
+		Now: func() time.Time { return time.Now().Add(p.ahead) },
 		Observe: func(outcome string) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -87,12 +91,15 @@ func open(t *testing.T, change func(*extauthz.Config)) *proxied {
 		}}))(t)
 	var r registrar
 	p.Register(&r)
-	p.grpc = r.impl.(authv3.AuthorizationServer)
+	if len(r.desc.Methods) != 1 || "/"+r.desc.ServiceName+"/"+r.desc.Methods[0].MethodName != authv3.Authorization_Check_FullMethodName {
+		t.Fatalf("it registers %v", r.desc)
+	}
+	p.method = r.desc.Methods[0].Handler
 	return p
 }
 
 // mint gives ada's token with all scopes, changed.
-func (p *proxied) mint(t *testing.T, change func(*token.Grant)) string {
+func (p *proxied) mint(t testing.TB, change func(*token.Grant)) string {
 	t.Helper()
 	now := time.Now()
 	g := token.Grant{Subject: "ada", Audience: []string{api}, Client: "app", Session: "s1", Scope: "orders.read orders.write", AuthTime: now, IssuedAt: now, TTL: 5 * time.Minute}
@@ -114,11 +121,19 @@ type answer struct {
 // check asks as Envoy does.
 func (p *proxied) check(t *testing.T, extensions map[string]string, r *authv3.AttributeContext_HttpRequest) answer {
 	t.Helper()
-	resp, err := p.grpc.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: extensions,
-		Request: &authv3.AttributeContext_Request{Http: r}}})
+	sent := must(proto.Marshal(&authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: extensions,
+		Request: &authv3.AttributeContext_Request{Http: r}}}))(t)
+	return p.wire(t, sent)
+}
+
+// wire asks by the bytes of a CheckRequest.
+func (p *proxied) wire(t *testing.T, sent []byte) answer {
+	t.Helper()
+	got, err := p.method(nil, t.Context(), func(request any) error { return request.(encoding.BinaryUnmarshaler).UnmarshalBinary(sent) }, nil)
 	if err != nil {
 		return answer{err: err}
 	}
+	resp := got.(*authv3.CheckResponse)
 	a := answer{header: http.Header{}}
 	var options []*corev3.HeaderValueOption
 	switch {
@@ -140,7 +155,7 @@ func (p *proxied) check(t *testing.T, extensions map[string]string, r *authv3.At
 }
 
 // ask asks as nginx does.
-func (p *proxied) ask(t *testing.T, query string, change func(*http.Request)) answer {
+func (p *proxied) ask(t testing.TB, query string, change func(*http.Request)) answer {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/forward-auth?"+query, http.NoBody)
 	if change != nil {
@@ -331,6 +346,12 @@ func TestIdentityHeaders(t *testing.T) {
 	} {
 		bearer := "Bearer " + all.mint(t, tt.change)
 		envoy, nginx := all.check(t, nil, request(bearer)), all.ask(t, "", with(bearer))
+		for _, name := range tt.gone {
+			if v, ok := nginx.header[name]; !ok || v[0] != "" {
+				t.Errorf("%s: %s is %q over HTTP, want it empty: a proxy that copies what is there would leave the client's own", tt.name, name, v)
+			}
+			nginx.header.Del(name)
+		}
 		for _, a := range []answer{envoy, nginx} {
 			if a.header.Get("X-Auth-Id") == "" {
 				t.Errorf("%s: no id of the token in %v", tt.name, a.header)
@@ -409,7 +430,7 @@ func TestAMisspeltRestrictionIsNotDropped(t *testing.T) {
 	}
 }
 
-func TestAProblemIsToldOnceAndTheirNumberIsBounded(t *testing.T) {
+func TestAProblemIsToldOnceAMinuteAndTheirNumberIsBounded(t *testing.T) {
 	t.Parallel()
 	p := open(t, nil)
 	for range 3 {
@@ -424,6 +445,12 @@ func TestAProblemIsToldOnceAndTheirNumberIsBounded(t *testing.T) {
 	}
 	if n := strings.Count(p.log.String(), "\n"); n != 64 {
 		t.Errorf("a thousand problems are %d lines", n)
+	}
+	p.ahead = time.Minute
+	p.log.Reset()
+	p.ask(t, "scop=a", nil)
+	if !strings.Contains(p.log.String(), "scop: is not a parameter") {
+		t.Errorf("what strangers asked a minute ago keeps a problem from the log: %q", p.log)
 	}
 }
 

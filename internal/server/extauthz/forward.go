@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -22,9 +21,10 @@ func (d *Door) Routes() map[string]http.Handler {
 	return map[string]http.Handler{forwardPath: http.HandlerFunc(d.serve)}
 }
 
-// serve decides on the request that a proxy holds, by any method: 200 with the identity headers, 401 and 403 as RFC 6750 §3 has
-// them, 400 where the query is not understood, 503 where nothing could be decided. Whatever is not 2xx, proxies take for a no.
-// Of the request only its Authorization and its query count, and the query is the proxy's own.
+// serve decides on the request that a proxy holds, by any method: 200 with every identity header, empty where the token has it
+// not, so that a proxy which copies what is there leaves none of the client's own in place; 401 and 403 as RFC 6750 §3 has them;
+// 400 where the query is not understood; 503 where nothing could be decided. Whatever is not 2xx, proxies take for a no. Of the
+// request only its Authorization and its query count, and the query is the proxy's own.
 func (d *Door) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -48,35 +48,25 @@ func (d *Door) serve(w http.ResponseWriter, r *http.Request) {
 			d.failed(w, r, err)
 			return
 		}
-		if v != "" {
-			h[id.name] = []string{v}
-		}
+		h[id.name] = []string{v}
 	}
 	w.WriteHeader(http.StatusOK)
 }
 
-// asked reads the query, in which no parameter may stand twice.
+// asked reads the query.
 func (d *Door) asked(query string) (need, error) {
-	var n need
-	var seen []string
-	if query == "" {
-		return n, d.complete(&n)
+	var parameters []parameter
+	if query != "" {
+		for pair := range strings.SplitSeq(query, "&") {
+			name, text, _ := strings.Cut(pair, "=")
+			value, err := url.QueryUnescape(text)
+			if err != nil {
+				return need{}, fault.Field(clip(name), "is malformed")
+			}
+			parameters = append(parameters, parameter{name, value})
+		}
 	}
-	for pair := range strings.SplitSeq(query, "&") {
-		name, value, _ := strings.Cut(pair, "=")
-		value, err := url.QueryUnescape(value)
-		if err != nil {
-			return n, fault.Field(clip(name), "is malformed")
-		}
-		if slices.Contains(seen, name) {
-			return n, fault.Field(clip(name), "stands twice")
-		}
-		if err := d.set(&n, name, value); err != nil {
-			return n, err
-		}
-		seen = append(seen, name)
-	}
-	return n, d.complete(&n)
+	return d.need(parameters)
 }
 
 // failed says that there is no verdict, and logs why once.

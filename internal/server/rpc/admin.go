@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strconv"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -97,8 +96,8 @@ func (s watcherServer) ListWatchers(_ context.Context, r *adminv1.ListWatchersRe
 		size = maxWatchersPage
 	}
 	if text := r.GetPageToken(); text != "" {
-		var err error
-		if after, err = strconv.ParseUint(text, 10, 64); err != nil || strconv.FormatUint(after, 10) != text {
+		var ok bool
+		if after, ok = s.d.o.Feed.parsePage(text); !ok {
 			return nil, fault.Field("page_token", "is not one that an earlier page of this list gave; leave it out to begin anew")
 		}
 	}
@@ -108,7 +107,7 @@ func (s watcherServer) ListWatchers(_ context.Context, r *adminv1.ListWatchersRe
 		answer.Watchers = append(answer.Watchers, w.show(now))
 	}
 	if more {
-		answer.NextPageToken = strconv.FormatUint(list[len(list)-1].id, 10)
+		answer.NextPageToken = s.d.o.Feed.pageToken(list[len(list)-1].id)
 	}
 	return answer, nil
 }

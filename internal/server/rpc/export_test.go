@@ -15,7 +15,18 @@ import (
 )
 
 // Step is one look of Run at the log, with a heartbeat or without.
-func (h *Hub) Step(beat bool) { h.step(beat) }
+func (h *Hub) Step(beat bool) {
+	if !beat {
+		h.step(time.Time{})
+		return
+	}
+	h.mu.Lock()
+	for w := range h.joined {
+		w.due = time.Time{}
+	}
+	h.mu.Unlock()
+	h.step(time.Now())
+}
 
 // WatchWithout serves a call that has no connection: what WatchTrust does once it knows who calls.
 func (h *Hub) WatchWithout(ctx context.Context, cursor string, send func(*authsvcv1.WatchTrustResponse) error) (err error) {

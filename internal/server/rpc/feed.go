@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,8 @@ var (
 // Hub is the trust feed: it looks at the log and the key set, and hands each change to all who watch as one message that was
 // marshalled once. A watcher that does not keep up is cut off, and costs the others nothing.
 type Hub struct {
-	o HubOptions
+	o    HubOptions
+	born [16]byte // at random: no two hubs have one
 
 	// One at a time moves at and joins. Changes are marshalled under order alone, so that many of them hold up nobody who comes,
 	// leaves, counts or drains. It is taken before mu.
@@ -104,6 +106,7 @@ type watcher struct {
 	start   time.Time
 	end     func(cause *fault.Error) // also of a send that is blocked
 	queue   chan *event
+	due     time.Time // of its next heartbeat; guarded by Hub.mu
 	// What it was sent, for who asks: where it stands since its snapshot was whole, and the standing of its last heartbeat. Both
 	// are without entries, and those of the hub's events, so that keeping them takes a store and no memory.
 	holds, heard atomic.Pointer[standing]
@@ -136,28 +139,30 @@ func NewHub(o HubOptions) (*Hub, error) {
 	if o.MaxPerClient <= 0 {
 		o.MaxPerClient = 1_000
 	}
-	return &Hub{o: o, watchers: map[*watcher]struct{}{}, joined: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}, nil
+	h := &Hub{o: o, watchers: map[*watcher]struct{}{}, joined: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}
+	ids.Random(h.born[:])
+	return h, nil
 }
 
 // Run hands out changes and heartbeats until ctx ends.
 func (h *Hub) Run(ctx context.Context) error {
-	tick, beat := time.NewTicker(h.o.Every), time.NewTicker(h.o.Beat)
+	tick, tidy := time.NewTicker(h.o.Every), time.NewTicker(h.o.Beat)
 	defer tick.Stop()
-	defer beat.Stop()
+	defer tidy.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			h.step(false)
-		case <-beat.C:
-			h.step(true)
+			h.step(time.Now())
+		case <-tidy.C:
 			h.forget()
 		}
 	}
 }
 
-func (h *Hub) step(beat bool) {
+// step hands out what is new, and the sign for a heartbeat to whose time has come by now.
+func (h *Hub) step(now time.Time) {
 	h.order.Lock()
 	defer h.order.Unlock()
 	h.mu.Lock()
@@ -168,10 +173,23 @@ func (h *Hub) step(beat bool) {
 		return
 	}
 	h.advance()
-	if beat {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.hand(&event{beat: true, at: h.at.bare()})
+	h.beat(now)
+}
+
+// beat hands the sign for a heartbeat to whose time has come. Each watcher has a time of its own: if all had one, a change that came
+// then would wait for all their heartbeats. Under h.order.
+func (h *Hub) beat(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := &event{beat: true, at: h.at.bare()}
+	for w := range h.joined {
+		if now.Before(w.due) {
+			continue
+		}
+		if w.due = w.due.Add(h.o.Beat); w.due.Before(now) {
+			w.due = now.Add(h.o.Beat)
+		}
+		h.put(w, e)
 	}
 }
 
@@ -199,13 +217,17 @@ func (h *Hub) advance() {
 // hand puts an event into every queue that has room, and cuts the others off. Under h.mu.
 func (h *Hub) hand(e *event) {
 	for w := range h.joined {
-		select {
-		case w.queue <- e:
-		default:
-			delete(h.joined, w)
-			w.end(errLagging)
-			h.stats.Cut++
-		}
+		h.put(w, e)
+	}
+}
+
+func (h *Hub) put(w *watcher, e *event) {
+	select {
+	case w.queue <- e:
+	default:
+		delete(h.joined, w)
+		w.end(errLagging)
+		h.stats.Cut++
 	}
 }
 
@@ -278,6 +300,7 @@ func (h *Hub) join(w *watcher) standing {
 	defer h.mu.Unlock()
 	if !h.draining {
 		h.joined[w] = struct{}{}
+		w.due = time.Now().Add(rand.N(h.o.Beat))
 	}
 	return h.at
 }

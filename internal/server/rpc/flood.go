@@ -32,7 +32,7 @@ func (m metered) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, 
 	if err != nil {
 		return nil, nil, err
 	}
-	return &meter{Conn: conn, preface: len(http2.ClientPreface), tokens: idleFrames}, info, nil
+	return onReady(&meter{Conn: conn, preface: len(http2.ClientPreface), tokens: idleFrames}), info, nil
 }
 
 // Clone implements credentials.TransportCredentials.

@@ -176,7 +176,7 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch {
 	case !batch && data.Len() > MaxMessage:
 		e.err = status.Error(codes.ResourceExhausted, "the message is larger than 64 KiB")
-	case encoding.GetCodecV2(proto.Name).Unmarshal(data, e.request) != nil:
+	case decode(data, e.request) != nil:
 		e.err = fault.New(fault.Invalid, fault.FieldInvalid, "the message is not a valid request")
 	}
 	return nil

@@ -3,6 +3,9 @@ package rpc
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"slices"
 )
@@ -36,6 +39,24 @@ func (n *naming) of(keySet []byte) []string {
 		}
 	}
 	return n.kids
+}
+
+// A page token is 8 bytes of a watcher's id, and 8 that tie them to this hub: watchers are counted anew by each, and a token of
+// another would skip some without a word.
+func (h *Hub) pageToken(id uint64) string {
+	raw := binary.BigEndian.AppendUint64(nil, id)
+	tie := sha256.Sum256(append(raw, h.born[:]...))
+	return base64.RawURLEncoding.EncodeToString(append(raw, tie[:8]...))
+}
+
+// parsePage reads what pageToken wrote, and nothing else.
+func (h *Hub) parsePage(token string) (id uint64, ok bool) {
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(raw) != 16 {
+		return 0, false
+	}
+	id = binary.BigEndian.Uint64(raw)
+	return id, h.pageToken(id) == token
 }
 
 // page gives the oldest n watchers that came after one of this id, and whether there are more.

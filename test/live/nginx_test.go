@@ -14,14 +14,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
-
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // api is what stands behind a proxy; it remembers what reached it.
@@ -56,8 +51,8 @@ func (a *api) last() (*http.Request, []byte, int) {
 	return a.seen[len(a.seen)-1], a.body, len(a.seen)
 }
 
-// nginx runs the configuration that we ship, between a server and an API, and gives a client of it.
-func nginx(t *testing.T, s *server, a *api) *http.Client {
+// nginx runs the configuration that we ship, changed from word to word, between a server and an API, and gives a client of it.
+func nginx(t *testing.T, s *server, a *api, change ...string) *http.Client {
 	t.Helper()
 	binary, err := exec.LookPath("nginx")
 	if err != nil {
@@ -77,28 +72,40 @@ func nginx(t *testing.T, s *server, a *api) *http.Client {
 	}
 	socket := filepath.Join(dir, "http")
 	conf := shipped("forward-auth.conf")
-	for from, to := range map[string]string{
-		"listen 127.0.0.1:8000;":      "listen unix:" + socket + ";", // no port that another could take first
-		"server 127.0.0.1:8080;":      "server " + strings.TrimPrefix(s.HTTP, "http://") + ";",
-		"server 127.0.0.1:3000;":      "server " + strings.TrimPrefix(a.URL, "http://") + ";",
-		"https://demo-api.example":    s.Audience,
-		"/etc/nginx/authsvc-ask.conf": filepath.Join(dir, "authsvc-ask.conf"),
-	} {
-		if strings.Count(conf, from) != 1 {
-			t.Fatalf("the shipped configuration has %q %d times", from, strings.Count(conf, from))
-		}
-		conf = strings.Replace(conf, from, to, 1)
-	}
+	conf = changed(t, conf, append(change,
+		"listen 127.0.0.1:8000;", "listen unix:"+socket+";", // no port that another could take first
+		"server 127.0.0.1:8080;", "server "+strings.TrimPrefix(s.HTTP, "http://")+";",
+		"server 127.0.0.1:3000;", "server "+strings.TrimPrefix(a.URL, "http://")+";",
+		"https://demo-api.example", s.Audience,
+		"/etc/nginx/", dir+"/"))
 	outer := fmt.Sprintf("daemon off;\nmaster_process off;\npid %[1]s/pid;\nerror_log stderr warn;\nevents {}\nhttp {\n"+
 		"access_log off;\nclient_body_temp_path %[1]s/body;\nproxy_temp_path %[1]s/proxy;\nfastcgi_temp_path %[1]s/f;\nuwsgi_temp_path %[1]s/u;\nscgi_temp_path %[1]s/s;\n"+
 		"include %[1]s/forward-auth.conf;\n}\n", dir)
-	for name, text := range map[string]string{"nginx.conf": outer, "forward-auth.conf": conf, "authsvc-ask.conf": shipped("authsvc-ask.conf")} {
+	for name, text := range map[string]string{"nginx.conf": outer, "forward-auth.conf": conf, "authsvc-ask.conf": shipped("authsvc-ask.conf"),
+		"authsvc-identity.conf": shipped("authsvc-identity.conf")} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return by(t, socket, exec.Command(binary, "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf")))
+}
+
+// changed replaces words in a configuration that we ship, each of which must be there.
+func changed(t *testing.T, conf string, words []string) string {
+	t.Helper()
+	for ; len(words) > 0; words = words[2:] {
+		if !strings.Contains(conf, words[0]) {
+			t.Fatalf("the shipped configuration has no %q", words[0])
+		}
+		conf = strings.ReplaceAll(conf, words[0], words[1])
+	}
+	return conf
+}
+
+// by runs a proxy that listens on a socket, and gives a client of it.
+func by(t *testing.T, socket string, cmd *exec.Cmd) *http.Client {
+	t.Helper()
 	out := &bytes.Buffer{}
-	cmd := exec.Command(binary, "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf"))
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -109,22 +116,18 @@ func nginx(t *testing.T, s *server, a *api) *http.Client {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		<-ended
 	})
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		if conn, err := net.Dial("unix", socket); err == nil {
-			_ = conn.Close()
-			break
-		}
+	await(t, "the proxy listens", func() bool {
 		select {
 		case <-ended:
-			t.Fatalf("nginx ended: %s", out)
-		case <-tick.C:
+			t.Fatalf("the proxy ended: %s", out)
+		default:
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("nginx was not ready within 30 s")
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = conn.Close()
 		}
-	}
+		return err == nil
+	})
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
@@ -260,6 +263,95 @@ func TestNginxLetsAValidTokenInAndARevokedOneOut(t *testing.T) {
 	}
 }
 
+// TestNginxPassesNoIdentityThatTheTokenHasNot: a service's own token has no session, so the client's word for one must go.
+func TestNginxPassesNoIdentityThatTheTokenHasNot(t *testing.T) {
+	t.Parallel()
+	s, a := start(t, t.TempDir()), behind(t)
+	c := nginx(t, s, a, "&require=user", "")
+	got := through(t, c, "GET", "/orders", nil, http.Header{"Authorization": {s.own(t)}, "X-Auth-Session": {"of-another"}, "X-Auth-Scope": {"admin"}})
+	r, _, _ := a.last()
+	if got.code != 200 || r == nil {
+		t.Fatalf("a service's own token: %d %s", got.code, got.raw)
+	}
+	if v, ok := r.Header["X-Auth-Session"]; ok || r.Header.Get("X-Auth-Subject") != s.ServiceClientID || r.Header.Get("X-Auth-Scope") != "demo.read demo.write" {
+		t.Errorf("G03 the API sees the session %q, the subject %q and the scope %q", v, r.Header.Get("X-Auth-Subject"), r.Header.Get("X-Auth-Scope"))
+	}
+}
+
+// TestNginxAndTheAPISeeOnePath: what a location requires holds for every spelling that the API could take for a path of it.
+func TestNginxAndTheAPISeeOnePath(t *testing.T) {
+	t.Parallel()
+	s, a := start(t, t.TempDir()), behind(t)
+	c := nginx(t, s, a, "    location / {", "    location /open/ {\n        proxy_pass http://api/open/;\n    }\n    location / {")
+	narrow := "Bearer " + call(t, "POST", s.HTTP+"/v1/auth/login", "", map[string]any{"username": s.Username, "password": s.Password, "client_id": s.PublicClientID, "scope": "demo.read"}).text("access_token")
+	wide := "Bearer " + s.login(t).text("access_token")
+	for _, tt := range []struct {
+		path, bearer string
+		code         int
+		sees         string
+	}{
+		{"/orders/7?a=%2f..", narrow, 200, "/orders/7?a=%2f.."},
+		{"/orders/a%20b%3fc%25d", narrow, 200, "/orders/a%20b%3Fc%25d"},
+		{"/admin/7", wide, 200, "/admin/7"},
+		{"/admin/7", narrow, 403, ""},
+		{"//admin/7", narrow, 403, ""},
+		{"/%61dmin/7", narrow, 403, ""},
+		{"/x/../admin/7", narrow, 403, ""},
+		{"/x/..%2fadmin%2f7", narrow, 403, ""},
+		{"/admin/../x", narrow, 200, "/x"},
+		{"/admin/%2e%2e/x", narrow, 200, "/x"},
+		{"/admin/..%2fx", narrow, 200, "/x"},
+		{"/open/7", "", 200, "/open/7"},
+	} {
+		_, _, before := a.last()
+		header := http.Header{"X-Auth-Subject": {"root"}, "X-Auth-Scope": {"admin"}}
+		if tt.bearer != "" {
+			header.Set("Authorization", tt.bearer)
+		}
+		got := through(t, c, "GET", tt.path, nil, header)
+		r, _, n := a.last()
+		if got.code != tt.code || (n > before) != (tt.code == 200) || tt.code == 200 && r.RequestURI != tt.sees {
+			t.Errorf("%s: %d, want %d; the API sees %v, want %q", tt.path, got.code, tt.code, r, tt.sees)
+			continue
+		}
+		if tt.code == 200 && (r.Header.Get("X-Auth-Subject") == "root" || r.Header.Get("X-Auth-Scope") == "admin") {
+			t.Errorf("G03 %s: the API sees who the client says it is: %v", tt.path, r.Header)
+		}
+	}
+	c = nginx(t, s, a, "proxy_pass http://api/;", "proxy_pass http://api;")
+	if got := through(t, c, "GET", "/admin/..%2fx", nil, http.Header{"Authorization": {narrow}}); got.code != 200 {
+		t.Errorf("the unsafe twin: %d", got.code)
+	}
+	if r, _, _ := a.last(); r.RequestURI != "/admin/..%2fx" {
+		t.Errorf("the unsafe twin: the API sees %s", r.RequestURI)
+	}
+}
+
+// TestNginxAsksTheNextReplicaWhereOneCannotDecide: one stale replica of two is not half of an outage.
+func TestNginxAsksTheNextReplicaWhereOneCannotDecide(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	stale := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(stale.Close)
+	s, a := start(t, t.TempDir()), behind(t)
+	c := nginx(t, s, a, "server 127.0.0.1:8080;", "server "+stale.Listener.Addr().String()+";\n    server 127.0.0.1:8080;")
+	good := "Bearer " + s.login(t).text("access_token")
+	for range 4 {
+		if got := through(t, c, "GET", "/orders", nil, http.Header{"Authorization": {good}}); got.code != 200 {
+			t.Errorf("a good token: %d", got.code)
+		}
+		if got := through(t, c, "GET", "/orders", nil, http.Header{"Authorization": {good + "x"}}); got.code != 401 {
+			t.Errorf("no good token: %d", got.code)
+		}
+	}
+	if asked.Load() == 0 {
+		t.Error("nginx never asked the stale one")
+	}
+}
+
 // own is the service client's own token for the demo API.
 func (s *server) own(t *testing.T) string {
 	t.Helper()
@@ -281,47 +373,4 @@ func (s *server) own(t *testing.T) string {
 		t.Fatalf("no token of its own: %d %v", resp.StatusCode, err)
 	}
 	return "Bearer " + issued.AccessToken
-}
-
-// TestEnvoyAsksOverTheRealListener speaks Envoy's protocol, as its filter does.
-func TestEnvoyAsksOverTheRealListener(t *testing.T) {
-	t.Parallel()
-	s := start(t, t.TempDir())
-	in := s.login(t)
-	good := "Bearer " + in.text("access_token")
-	client := authv3.NewAuthorizationClient(wire(t, s.GRPC))
-	check := func(header, extensions map[string]string) (*authv3.CheckResponse, error) {
-		return client.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: extensions,
-			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/orders", Host: "api.example", Headers: header}}}})
-	}
-	answer, err := check(map[string]string{"authorization": good, "x-auth-subject": "root"}, map[string]string{"audience": s.Audience, "scope": "demo.read", "require": "user"})
-	if err != nil || answer.GetOkResponse() == nil {
-		t.Fatalf("a good token: %v %v", answer, err)
-	}
-	named := map[string]*corev3.HeaderValueOption{}
-	for _, o := range answer.GetOkResponse().GetHeaders() {
-		named[o.GetHeader().GetKey()] = o
-	}
-	if o := named["X-Auth-Session"]; o.GetHeader().GetValue() != in.text("session_id") || o.GetAppendAction() != corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD {
-		t.Errorf("the session's header is %v", o)
-	}
-	for name, tt := range map[string]struct {
-		header, extensions map[string]string
-		code               int32
-	}{
-		"no token":              {nil, nil, 401},
-		"a scope that it lacks": {map[string]string{"authorization": good}, map[string]string{"scope": "demo.admin"}, 403},
-		"a misspelt scope":      {map[string]string{"authorization": good}, map[string]string{"scop": "demo.read"}, 500},
-	} {
-		if answer, err := check(tt.header, tt.extensions); err != nil || int32(answer.GetDeniedResponse().GetStatus().GetCode()) != tt.code {
-			t.Errorf("%s: %v %v", name, answer, err)
-		}
-	}
-	if _, err := check(map[string]string{"authorization": good, "x-large": strings.Repeat("a", 70<<10)}, nil); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("R58 a request of 70 KiB: %v", err)
-	}
-	call(t, "POST", s.HTTP+"/v1/auth/revoke", "", map[string]any{"token": in.text("refresh_token")})
-	if answer, err := check(map[string]string{"authorization": good}, nil); err != nil || answer.GetDeniedResponse().GetStatus().GetCode() != 401 {
-		t.Errorf("P01 a revoked token: %v %v", answer, err)
-	}
 }
