@@ -197,6 +197,18 @@ func (s *Server) signal(sig syscall.Signal) error {
 // Close stops the server and removes its folder.
 func (s *Server) Close() error { return errors.Join(s.Stop(), os.RemoveAll(s.dir)) }
 
+// Put makes a file that the server alone may read, such as a private key, and gives its path.
+func (s *Server) Put(name string, content []byte) (string, error) {
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		return "", err
+	}
+	if s.own == nil {
+		return path, nil
+	}
+	return path, os.Chown(path, int(s.own.Credential.Uid), int(s.own.Credential.Gid))
+}
+
 // URL names a database as the superuser, whose password is Password; more are parameters such as "search_path=a".
 func (s *Server) URL(database string, more ...string) string {
 	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)), Path: "/" + database}

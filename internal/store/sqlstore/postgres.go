@@ -72,7 +72,10 @@ func (p *pool) once(ctx context.Context, f func(*pgxpool.Conn) error) error {
 		return unavailable(err)
 	}
 	defer conn.Release()
-	return f(conn)
+	if err = f(conn); readOnly(err) {
+		_ = conn.Conn().Close(ctx) // its server was made a standby; the next connection looks for the primary
+	}
+	return err
 }
 
 // lostError is the end of a connection at a moment when nothing can have been committed.

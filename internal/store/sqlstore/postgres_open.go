@@ -217,6 +217,18 @@ func collided(err error) bool {
 	return errors.As(err, &said) && (said.Code == "40001" || said.Code == "40P01")
 }
 
+// readOnly reports that the server takes no writes (any more).
+func readOnly(err error) bool {
+	var said *pgconn.PgError
+	return errors.As(err, &said) && said.Code == "25006"
+}
+
+// illegible reports that a text was none that PostgreSQL keeps: NUL, or not UTF-8.
+func illegible(err error) bool {
+	var said *pgconn.PgError
+	return errors.As(err, &said) && said.Code == "22021"
+}
+
 func duplicate(err error) bool {
 	var said *pgconn.PgError
 	return errors.As(err, &said) && said.Code == "23505"

@@ -1,13 +1,25 @@
 package sqlstore_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/authsvc/authsvc/internal/account"
+	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/journal"
 	"github.com/authsvc/authsvc/internal/store/pgtest"
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
@@ -149,4 +161,88 @@ func TestClosedPostgreSQLIsUnavailable(t *testing.T) {
 	}
 	wantUnavailable(t, db.Revocations().Append(t.Context(), revoke("t")))
 	wantUnavailable(t, db.Ping(t.Context()))
+}
+
+// TestPostgreSQLOverTLS gives the server a certificate for localhost.
+func TestPostgreSQLOverTLS(t *testing.T) {
+	t.Parallel()
+	schema(t) // skips where there is no PostgreSQL
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}, IsCA: true,
+		BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, certificate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"cert": certificate, "key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})} {
+		path, err := server.Put(name+".pem", content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.SQL(t.Context(), "postgres", `ALTER SYSTEM SET ssl_`+name+`_file = '`+path+`'`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, q := range []string{`ALTER SYSTEM SET ssl = on`, `SELECT pg_reload_conf()`} {
+		if _, err := server.SQL(t.Context(), "postgres", q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verified := func(host string, more ...string) string {
+		url := strings.Replace(server.URL("postgres", append(more, "search_path="+made(t))...), "sslmode=disable", "sslmode=verify-full", 1)
+		return strings.Replace(url, "127.0.0.1", host, 1)
+	}
+	try := func(url string) error {
+		db, err := sqlstore.Open(t.Context(), sqlstore.Options{URL: url, Password: pgtest.Password})
+		if err == nil {
+			err = db.Close()
+		}
+		return err
+	}
+	until(t, "the server speaks TLS", func() bool { return try(verified("localhost", "sslrootcert="+ca)) == nil })
+	for url, want := range map[string]string{
+		verified("localhost"):                      "database.url: the certificate of localhost",
+		verified("127.0.0.1", "sslrootcert="+ca):   "is for other names",
+		verified("localhost", "sslrootcert=/none"): "database.url: cannot be used",
+	} {
+		if err := try(url); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", url, err, want)
+		}
+	}
+}
+
+// made gives the name of an empty schema.
+func made(t *testing.T) string {
+	t.Helper()
+	_, name, _ := strings.Cut(schema(t), "search_path=")
+	return name
+}
+
+func TestD20TextThatPostgreSQLCannotHoldIsAFieldRefused(t *testing.T) {
+	t.Parallel()
+	f := undriven(t, sqlstore.Options{URL: schema(t)})
+	for _, text := range []string{"a\x00b", "\xff\xfe"} {
+		_, listing := f.Accounts().List(t.Context(), text, 10)
+		for what, err := range map[string]error{"a page": listing,
+			"a state": f.Accounts().SetState(t.Context(), ids.Account(text), 1, account.Disabled, journal.Journal{})} {
+			if fault.From(err).Kind != fault.Invalid {
+				t.Errorf("%s for %q: %v", what, text, err)
+			}
+		}
+	}
+	if _, err := f.Accounts().List(t.Context(), "a", 10); err != nil {
+		t.Error(err)
+	}
 }

@@ -306,3 +306,31 @@ func TestNoPostgreSQLStatementMustReadAWholeTable(t *testing.T) {
 		}
 	}
 }
+
+// A redemption writes its row and no index, into the page where the row was.
+func TestARedemptionTouchesNoIndex(t *testing.T) {
+	t.Parallel()
+	url := schema(t)
+	_, name, _ := strings.Cut(url, "search_path=")
+	f := undriven(t, sqlstore.Options{URL: url})
+	s := f.login(t, t)
+	const times = 300
+	for g := uint32(1); g <= times; g++ {
+		if out, err := f.Sessions().Redeem(t.Context(), present(s, g)); err != nil || !out.Rotated {
+			t.Fatal(out, err)
+		}
+	}
+	var updated, inPlace int
+	until(t, "the database has counted", func() bool {
+		said, err := server.SQL(t.Context(), "postgres",
+			`SELECT n_tup_upd || ' ' || n_tup_hot_upd FROM pg_stat_all_tables WHERE relname = 'sessions' AND schemaname = '`+name+`'`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = fmt.Sscan(said, &updated, &inPlace)
+		return err == nil && updated >= times
+	})
+	if inPlace < times*9/10 {
+		t.Errorf("of %d redemptions %d touched no index", updated, inPlace)
+	}
+}
