@@ -292,9 +292,13 @@ func unawaited(t *testing.T, mine *pgtest.Server, f *fixture) {
 	}
 	s := f.login(t, t)
 	standby("nobody")
-	_, err := f.Sessions().Redeem(t.Context(), present(s, 1))
-	wantUnavailable(t, err)
-	wantUnavailable(t, f.Revocations().Append(t.Context(), revoke("not awaited")))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := f.Sessions().Redeem(t.Context(), present(s, 1))
+		wantUnavailable(t, err)
+	})
+	wg.Go(func() { wantUnavailable(t, f.Revocations().Append(t.Context(), revoke("not awaited"))) })
+	wg.Wait()
 	standby("")
 	out, err := f.Sessions().Redeem(t.Context(), present(s, 1))
 	if err != nil || out.Verdict != session.Issue || out.Session.Head != 2 {

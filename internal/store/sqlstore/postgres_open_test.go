@@ -116,6 +116,16 @@ func TestOpenPostgreSQLSaysWhichSettingIsWrong(t *testing.T) {
 	}
 }
 
+func TestThereIsOneDatabase(t *testing.T) {
+	t.Parallel()
+	for _, o := range []sqlstore.Options{{}, {Path: sqlstore.Memory, URL: "postgres://127.0.0.1/x"}} {
+		if _, err := sqlstore.Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), "exactly one of Path and URL") {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	open(t, sqlstore.Options{Path: sqlstore.Memory}) // the twin
+}
+
 func TestCheckURL(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{

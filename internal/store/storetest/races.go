@@ -17,7 +17,7 @@ var raceCases = []testCase{
 		s.client("app")
 		round := 0
 		for _, name := range slices.Sorted(maps.Keys(cutOffs(account.Account{}, "app"))) {
-			for range 3 {
+			for range 2 {
 				round++
 				a := s.account(fmt.Sprint("user", round))
 				before := s.login(a, "app")
@@ -72,7 +72,7 @@ var raceCases = []testCase{
 			},
 		}
 		for name, change := range changes {
-			for i := range 5 {
+			for i := range 3 {
 				a := s.account(fmt.Sprint(name, i))
 				x := s.login(a, "app")
 				var over atomic.Bool
