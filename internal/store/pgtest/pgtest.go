@@ -67,15 +67,23 @@ func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
 	s.options = slices.Concat([]string{"listen_addresses=127.0.0.1", "unix_socket_directories=" + s.dir, "fsync=off", "full_page_writes=off",
 		"max_connections=300", "shared_buffers=32MB", "deadlock_timeout=200ms", "jit=off", "wal_level=replica", "max_wal_senders=4",
 		"log_min_messages=warning", "lc_messages=C"}, settings)
-	for range 5 { // another process may take the port first
+	if err := s.runAnywhere(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// runAnywhere runs the server on a free port; another process may take that first.
+func (s *Server) runAnywhere(ctx context.Context) (err error) {
+	for range 5 {
 		if s.Port, err = freePort(); err != nil {
-			return nil, err
+			return err
 		}
 		if err = s.Run(ctx); err == nil {
-			return s, nil
+			return nil
 		}
 	}
-	return nil, err
+	return err
 }
 
 // Standby makes a server that follows this one, and waits until every commit here is confirmed there first.
@@ -102,10 +110,7 @@ func (s *Server) Standby(ctx context.Context) (_ *Server, err error) {
 			b.options[i] = "unix_socket_directories=" + b.dir
 		}
 	}
-	if b.Port, err = freePort(); err != nil {
-		return nil, err
-	}
-	if err := b.Run(ctx); err != nil {
+	if err := b.runAnywhere(ctx); err != nil {
 		return nil, err
 	}
 	for _, q := range []string{`ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'`, `SELECT pg_reload_conf()`} {

