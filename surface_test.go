@@ -42,7 +42,7 @@ func messages() map[string]string {
 		"GetKeySetResponse":         "jwks bytes",
 		"WatchTrustRequest":         "cursor string",
 		"WatchTrustResponse":        "snapshot authsvc.v1.TrustSnapshot, delta authsvc.v1.TrustDelta, heartbeat authsvc.v1.TrustHeartbeat",
-		"TrustSnapshot":             "jwks bytes, revocations repeated authsvc.v1.Revocation, cursor string, part uint32",
+		"TrustSnapshot":             "jwks bytes, revocations repeated authsvc.v1.Revocation, cursor string, part uint32, issuer string",
 		"TrustDelta":                "after string, cursor string, jwks bytes, revocations repeated authsvc.v1.Revocation, part uint32, more bool, commit_time" + at,
 		"TrustHeartbeat":            "cursor string, elapsed google.protobuf.Duration, lag google.protobuf.Duration, server_time" + at,
 		"Revocation":                "target bytes, not_before int64, expire_time int64",

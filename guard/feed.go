@@ -67,7 +67,8 @@ type FeedOptions struct {
 	// Insecure gives up TLS for any Target. Whoever can answer in the server's place then owns this verifier, and whoever can
 	// listen has the secret.
 	Insecure bool
-	// Logger gets a warning where the feed breaks and a word where it is whole again; nil means that nothing is logged.
+	// Logger gets a warning where the feed breaks, an error where authsvc refuses it, and a word where it is whole again; nil means
+	// that nothing is logged.
 	Logger *slog.Logger
 	// Meter is where OpenTelemetry measures the feed, from Run's beginning to its end; docs/verify.md lists what. Nil means that nothing
 	// is measured. Feeds are told apart by their issuers; of two that follow the same one, one's age would hide the other's.
@@ -190,10 +191,17 @@ func (f *Feed) broke(ctx context.Context, err error) {
 		f.cursor = ""
 	}
 	f.mu.Unlock()
-	if !again {
-		f.o.Logger.WarnContext(ctx, "the trust feed broke", "target", f.o.Target, "error", err)
+	switch code := status.Code(err); {
+	case again:
+	case code == codes.Unauthenticated || code == codes.PermissionDenied: // which no time heals
+		f.o.Logger.ErrorContext(ctx, "authsvc refuses the trust feed", "target", f.o.Target, "client_id", f.o.ClientID, "error", brief(err))
+	default:
+		f.o.Logger.WarnContext(ctx, "the trust feed broke", "target", f.o.Target, "error", brief(err))
 	}
 }
+
+// brief is an error for the log: a proxy's may have a whole page in it.
+func brief(err error) string { return fmt.Sprintf("%.400s", err.Error()) }
 
 // follow lives through one stream. It never gives nil.
 func (f *Feed) follow(ctx context.Context) error {

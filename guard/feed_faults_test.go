@@ -116,6 +116,8 @@ func TestR32WhatIsNoWholeSnapshot(t *testing.T) {
 		"a change without a snapshot":         {[]event{change("", "c1", keys), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
 		"a snapshot without keys":             {[]event{part(nil, "c1"), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
 		"a snapshot with keys that are none":  {[]event{part([]byte("{}"), "c1"), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
+		"J21 of another issuer":               {[]event{issuedBy("https://auth.example/", part(keys, "c1")), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
+		"J21 the twin: of our issuer":         {[]event{issuedBy("https://auth.example", part(keys, "c1")), beat("c1", 0, 0)}, 1, nil},
 		"keys in the second part":             {[]event{part(keys, ""), nth(1, part(keys, "c1")), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
 		"a bad entry in the last part":        {[]event{part(keys, ""), nth(1, part(nil, "c1", &authsvcv1.Revocation{})), beat("c1", 0, 0)}, 2, verify.ErrNotReady},
 		"the twin: a snapshot in one part":    {[]event{part(keys, "c1"), beat("c1", 0, 0)}, 1, nil},
@@ -233,21 +235,34 @@ func TestFeedCostsNoAllocation(t *testing.T) { //nolint:paralleltest // AllocsPe
 
 func TestReadyTellsWhyNot(t *testing.T) {
 	t.Parallel()
-	within(t, func(*peer, int, watch) error {
-		return status.Error(codes.PermissionDenied, "the scope authsvc.trust is missing")
-	}, func(t *testing.T, w *world) {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		if err := w.Ready(ctx); err == nil || !strings.Contains(err.Error(), "authsvc.trust") || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Ready gave %v", err)
-		}
-		if n := strings.Count(w.log.String(), "WARN"); n != 1 {
-			t.Errorf("one fault is logged %d times", n)
-		}
-		if err := w.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "runs already") {
-			t.Errorf("a second Run gave %v", err)
-		}
-	})
+	for name, c := range map[string]struct {
+		fault error
+		want  string // of Ready and of the log
+		level string
+	}{
+		"refused":           {status.Error(codes.PermissionDenied, "the scope authsvc.trust is missing"), "authsvc.trust", "level=ERROR"},
+		"a wrong secret":    {status.Error(codes.Unauthenticated, "CLIENT_INVALID"), "CLIENT_INVALID", "level=ERROR"},
+		"away":              {status.Error(codes.Unavailable, "draining"), "draining", "level=WARN"},
+		"a page of a proxy": {status.Error(codes.Unavailable, strings.Repeat("<p>", 5000)), "<p>", "level=WARN"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			within(t, func(*peer, int, watch) error { return c.fault }, func(t *testing.T, w *world) {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				if err := w.Ready(ctx); err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Ready gave %v", err)
+				}
+				log := w.log.String()
+				if strings.Count(log, "level=") != 1 || !strings.Contains(log, c.level) || !strings.Contains(log, c.want) || len(log) > 1000 {
+					t.Errorf("one fault is logged as %s", log)
+				}
+				if err := w.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "runs already") {
+					t.Errorf("a second Run gave %v", err)
+				}
+			})
+		})
+	}
 }
 
 func TestWhatAFeedIsMadeOf(t *testing.T) {

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -62,6 +63,9 @@ func (s *stream) snapshot(m *authsvcv1.TrustSnapshot) error {
 	}
 	if s.parts++; (s.parts == 1) != (len(m.GetJwks()) > 0) {
 		return broken("the key set is not in the first part of the snapshot")
+	}
+	if issuer := m.GetIssuer(); issuer != "" && issuer != s.feed.o.Issuer {
+		return broken(fmt.Sprintf("it is of the issuer %.200q, and FeedOptions.Issuer is %q", issuer, s.feed.o.Issuer))
 	}
 	if s.parts == 1 {
 		if err := s.readKeys(m.GetJwks()); err != nil {

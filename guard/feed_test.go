@@ -52,6 +52,12 @@ func part(jwks []byte, cursor string, entries ...*authsvcv1.Revocation) event {
 		Snapshot: &authsvcv1.TrustSnapshot{Jwks: jwks, Cursor: cursor, Revocations: entries}}}
 }
 
+// issuedBy says whose a part of a snapshot is.
+func issuedBy(issuer string, e event) event {
+	e.GetSnapshot().Issuer = issuer
+	return e
+}
+
 // nth gives a part of a snapshot its number.
 func nth(n uint32, e event) event {
 	e.GetSnapshot().Part = n

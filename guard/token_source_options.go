@@ -25,10 +25,11 @@ type TokenSourceOptions struct {
 	ClientID string
 	// ClientSecret is the client's. Required, but for the refresh token of a public client.
 	ClientSecret string
-	// Resources are the audiences of the token (RFC 8707); none means all that the client has. Only without RefreshToken: a
-	// session's audiences were chosen at its login.
+	// Resources are the audiences of the token (RFC 8707); none means the client's defaults, and where it has none the token is
+	// refused. Only without RefreshToken: a session's audiences were chosen at its login.
 	Resources []string
-	// Scope is the scopes to ask for, separated by spaces; empty means all that the client or the session has.
+	// Scope is the scopes to ask for, separated by spaces; empty means the client's defaults, which may be none, or all
+	// that the session has.
 	Scope string
 	// RefreshToken holds the session's refresh token; nil means the client's own credentials (RFC 6749 §4.4). A session that is not
 	// refreshed within its idle time ends, and a source asks only when it is asked.

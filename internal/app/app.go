@@ -302,7 +302,7 @@ func (a *App) buildHTTP(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.feed, err = rpc.NewHub(rpc.HubOptions{Log: a.tail, KeySet: a.ring.JWKS}); err != nil {
+	if a.feed, err = rpc.NewHub(rpc.HubOptions{Log: a.tail, Issuer: a.cfg.Issuer, KeySet: a.ring.JWKS}); err != nil {
 		return err
 	}
 	door, err := rpc.New(rpc.Options{SignIn: a.signIn, Tokens: a.tokens, Clients: a.clients, Sessions: a.sessions, Accounts: a.accounts, Feed: a.feed,

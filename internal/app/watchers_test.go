@@ -32,7 +32,7 @@ func (unread) Reach(context.Context, revocation.Cursor) error { return nil }
 // operators serves the operators' door.
 func operators(t *testing.T, l net.Listener) {
 	t.Helper()
-	hub, err := rpc.NewHub(rpc.HubOptions{Log: unread{}, KeySet: func() []byte { return nil }})
+	hub, err := rpc.NewHub(rpc.HubOptions{Log: unread{}, Issuer: "https://auth.example", KeySet: func() []byte { return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

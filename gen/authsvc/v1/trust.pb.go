@@ -271,7 +271,9 @@ type TrustSnapshot struct {
 	// cursor stands in the last part only: the place in the log that the caller has then reached.
 	Cursor string `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	// part counts the parts of the snapshot from 0, so that a lost one is noticed.
-	Part          uint32 `protobuf:"varint,4,opt,name=part,proto3" json:"part,omitempty"`
+	Part uint32 `protobuf:"varint,4,opt,name=part,proto3" json:"part,omitempty"`
+	// issuer is the iss of the tokens that this is about; in the first part only.
+	Issuer        string `protobuf:"bytes,5,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -332,6 +334,13 @@ func (x *TrustSnapshot) GetPart() uint32 {
 		return x.Part
 	}
 	return 0
+}
+
+func (x *TrustSnapshot) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
 }
 
 // TrustDelta follows a snapshot or another delta.
@@ -588,12 +597,13 @@ const file_authsvc_v1_trust_proto_rawDesc = "" +
 	"\bsnapshot\x18\x01 \x01(\v2\x19.authsvc.v1.TrustSnapshotH\x00R\bsnapshot\x12.\n" +
 	"\x05delta\x18\x02 \x01(\v2\x16.authsvc.v1.TrustDeltaH\x00R\x05delta\x12:\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x1a.authsvc.v1.TrustHeartbeatH\x00R\theartbeatB\a\n" +
-	"\x05event\"\x89\x01\n" +
+	"\x05event\"\xa1\x01\n" +
 	"\rTrustSnapshot\x12\x12\n" +
 	"\x04jwks\x18\x01 \x01(\fR\x04jwks\x128\n" +
 	"\vrevocations\x18\x02 \x03(\v2\x16.authsvc.v1.RevocationR\vrevocations\x12\x16\n" +
 	"\x06cursor\x18\x03 \x01(\tR\x06cursor\x12\x12\n" +
-	"\x04part\x18\x04 \x01(\rR\x04part\"\xed\x01\n" +
+	"\x04part\x18\x04 \x01(\rR\x04part\x12\x16\n" +
+	"\x06issuer\x18\x05 \x01(\tR\x06issuer\"\xed\x01\n" +
 	"\n" +
 	"TrustDelta\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\tR\x05after\x12\x16\n" +

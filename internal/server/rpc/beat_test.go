@@ -17,7 +17,7 @@ func TestHeartbeatsComeEachSecondAndNotAllAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := &paper{view: revocation.View{Cursor: revocation.Cursor{Epoch: [16]byte{1}}}, keySet: "keys", fresh: true}
-		h := must(rpc.NewHub(rpc.HubOptions{Log: p, KeySet: p.keys}))(t)
+		h := must(rpc.NewHub(rpc.HubOptions{Log: p, Issuer: "https://auth.example", KeySet: p.keys}))(t)
 		ctx, stop := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() { _ = h.Run(ctx) })

@@ -24,6 +24,7 @@ type feedLog interface {
 // HubOptions are what NewHub needs.
 type HubOptions struct {
 	Log    feedLog       // required
+	Issuer string        // required: whose feed it is
 	KeySet func() []byte // required: the JWK Set, empty while there is none
 	Every  time.Duration // how long changes wait for others to share their message; 20 ms by default
 	Beat   time.Duration // between heartbeats, and between looks at a watcher's credentials; 1 s by default
@@ -121,8 +122,8 @@ type event struct {
 
 // NewHub makes a hub; nobody gets anything new before Run.
 func NewHub(o HubOptions) (*Hub, error) {
-	if o.Log == nil || o.KeySet == nil {
-		return nil, errors.New("rpc: HubOptions.Log and HubOptions.KeySet are required")
+	if o.Log == nil || o.Issuer == "" || o.KeySet == nil {
+		return nil, errors.New("rpc: HubOptions.Log, HubOptions.Issuer and HubOptions.KeySet are required")
 	}
 	if o.Every <= 0 {
 		o.Every = 20 * time.Millisecond
@@ -314,7 +315,7 @@ func (h *Hub) snapshot(at standing) (*whole, error) {
 	if s == nil || !s.at.same(at) && (s.at.view.Cursor.Epoch != at.view.Cursor.Epoch || time.Since(s.built) >= sharedFor && h.wholes < maxWholes) {
 		s = &whole{at: at, built: time.Now()}
 		s.at.view.Live = nil
-		if err := snapshots(at, at.view.Live, func(f frame) error { s.frames = append(s.frames, f); return nil }); err != nil {
+		if err := snapshots(h.o.Issuer, at, at.view.Live, func(f frame) error { s.frames = append(s.frames, f); return nil }); err != nil {
 			return nil, err
 		}
 		h.whole = s

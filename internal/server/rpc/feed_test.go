@@ -84,7 +84,7 @@ func written(t *testing.T, change func(*rpc.HubOptions)) (*served, *paper) {
 	t.Helper()
 	p := &paper{view: revocation.View{Cursor: revocation.Cursor{Epoch: [16]byte{1}}}, keySet: "the first keys", fresh: true}
 	s := serve(t, func(o *rpc.Options) {
-		ho := rpc.HubOptions{Log: p, KeySet: p.keys, Every: time.Millisecond, Beat: 50 * time.Millisecond}
+		ho := rpc.HubOptions{Log: p, Issuer: "https://auth.example", KeySet: p.keys, Every: time.Millisecond, Beat: 50 * time.Millisecond}
 		if change != nil {
 			change(&ho)
 		}
@@ -458,7 +458,7 @@ func TestTheFeedOutlivesTheAgeOfItsConnection(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &paper{view: revocation.View{Cursor: revocation.Cursor{Epoch: [16]byte{1}}}, keySet: "keys", fresh: true}
 				s := serve(t, func(o *rpc.Options) {
-					o.Feed = must(rpc.NewHub(rpc.HubOptions{Log: p, KeySet: p.keys, Every: 10 * time.Second, Beat: 30 * time.Second}))(t)
+					o.Feed = must(rpc.NewHub(rpc.HubOptions{Log: p, Issuer: "https://auth.example", KeySet: p.keys, Every: 10 * time.Second, Beat: 30 * time.Second}))(t)
 				})
 				ctx, stop := context.WithCancel(with(t, basicOf("rs", s.secret)))
 				ended := make(chan error, 1)

@@ -162,7 +162,7 @@ func (s *served) build(t *testing.T, log *slog.Logger) rpc.Options {
 		}
 	}
 	s.tail = tail
-	hub := must(rpc.NewHub(rpc.HubOptions{Log: tail, KeySet: ring.JWKS}))(t)
+	hub := must(rpc.NewHub(rpc.HubOptions{Log: tail, Issuer: "https://auth.example", KeySet: ring.JWKS}))(t)
 	return rpc.Options{SignIn: signIn, Tokens: s.tokens, Clients: clients, Sessions: sessions, Accounts: accounts, Feed: hub, KeySet: ring.JWKS, Verifier: own,
 		Fresh: tail.Fresh, Logger: log, Panics: func() { s.panics.Add(1) }, Tracer: tracenoop.NewTracerProvider(), Meter: metricnoop.NewMeterProvider()}
 }

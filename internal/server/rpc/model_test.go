@@ -38,7 +38,7 @@ func newReplica(t *testing.T, look func(v revocation.View) revocation.View) func
 			t.Fatal(err)
 		}
 		keys := []byte(`{"keys":[]}`)
-		if r.Hub, err = rpc.NewHub(rpc.HubOptions{Log: r, KeySet: func() []byte { return keys }}); err != nil {
+		if r.Hub, err = rpc.NewHub(rpc.HubOptions{Log: r, Issuer: "https://auth.example", KeySet: func() []byte { return keys }}); err != nil {
 			t.Fatal(err)
 		}
 		return r

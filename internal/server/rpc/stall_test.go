@@ -137,7 +137,7 @@ func TestALongLookHoldsUpNobodyWhoDrainsOrCounts(t *testing.T) {
 	t.Parallel()
 	l := shut{make(chan struct{}, 1), make(chan struct{})}
 	s := serve(t, func(o *rpc.Options) {
-		o.Feed = must(rpc.NewHub(rpc.HubOptions{Log: l, KeySet: func() []byte { return []byte("keys") }}))(t)
+		o.Feed = must(rpc.NewHub(rpc.HubOptions{Log: l, Issuer: "https://auth.example", KeySet: func() []byte { return []byte("keys") }}))(t)
 	})
 	w := s.seat(t, "")
 	<-l.looked

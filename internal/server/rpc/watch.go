@@ -99,7 +99,7 @@ func (v *watch) begin(ctx context.Context, from revocation.Cursor) (standing, er
 		return at, fault.New(fault.Unavailable, fault.SigningUnavailable, "no key set is loaded")
 	}
 	if lacks, resumed := at.view.After(from); resumed {
-		return at, snapshots(at, lacks, v.sendFrame)
+		return at, snapshots(v.hub.o.Issuer, at, lacks, v.sendFrame)
 	}
 	s, err := v.hub.snapshot(at)
 	if err != nil {
@@ -166,7 +166,7 @@ func (v *watch) heartbeat(at *standing) error {
 const maxEntries = 10_000
 
 // snapshots cuts entries into the messages of a snapshot that leads to a standing.
-func snapshots(at standing, entries []revocation.Live, send func(frame) error) error {
+func snapshots(issuer string, at standing, entries []revocation.Live, send func(frame) error) error {
 	for part := uint32(0); part == 0 || len(entries) > 0; part++ {
 		n := min(len(entries), maxEntries)
 		s := &authsvcv1.TrustSnapshot{Revocations: wire(entries[:n]), Part: part}
@@ -174,7 +174,7 @@ func snapshots(at standing, entries []revocation.Live, send func(frame) error) e
 			s.Cursor = at.view.Cursor.String()
 		}
 		if part == 0 {
-			s.Jwks = at.keySet
+			s.Jwks, s.Issuer = at.keySet, issuer
 		}
 		if err := marshal(&authsvcv1.WatchTrustResponse{Event: &authsvcv1.WatchTrustResponse_Snapshot{Snapshot: s}}, send); err != nil {
 			return err

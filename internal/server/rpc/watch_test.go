@@ -97,6 +97,9 @@ func (w *seat) next(t *testing.T) error {
 		} else if w.parts == 1 {
 			w.jwks = string(e.Snapshot.GetJwks())
 		}
+		if named := e.Snapshot.GetIssuer() == "https://auth.example"; named != (w.parts == 1) {
+			t.Fatalf("part %d of the snapshot is of %q", w.parts, e.Snapshot.GetIssuer())
+		}
 		take(e.Snapshot.GetRevocations())
 		w.cursor, w.whole = e.Snapshot.GetCursor(), e.Snapshot.GetCursor() != ""
 	case *authsvcv1.WatchTrustResponse_Delta:
