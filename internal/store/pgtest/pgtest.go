@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -32,12 +31,11 @@ type Server struct {
 	// Port is where it listens, on 127.0.0.1.
 	Port int
 
-	bin, dir  string
-	own       *syscall.SysProcAttr
-	options   []string
-	cmd       *exec.Cmd
-	exited    chan struct{}
-	databases atomic.Int64
+	bin, dir string
+	own      *syscall.SysProcAttr
+	options  []string
+	cmd      *exec.Cmd
+	exited   chan struct{}
 }
 
 // Start makes a server with the given settings, such as "synchronous_commit=on", and waits until it answers.
@@ -219,15 +217,6 @@ func (s *Server) URL(database string, more ...string) string {
 	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)), Path: "/" + database}
 	u.RawQuery = strings.Join(append([]string{"sslmode=disable"}, more...), "&")
 	return u.String()
-}
-
-// Schema makes an empty schema and gives its URL.
-func (s *Server) Schema(ctx context.Context, more ...string) (string, error) {
-	name := "s" + strconv.FormatInt(s.databases.Add(1), 10)
-	if _, err := s.SQL(ctx, "postgres", "CREATE SCHEMA "+name); err != nil {
-		return "", err
-	}
-	return s.URL("postgres", append([]string{"search_path=" + name}, more...)...), nil
 }
 
 // SQL runs statements in a database by psql, and gives what it prints.

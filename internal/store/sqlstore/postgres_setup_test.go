@@ -5,16 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/authsvc/authsvc/internal/store/pgtest"
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 	"github.com/authsvc/authsvc/internal/store/storetest"
 )
 
-// server is PostgreSQL for all tests of the package; nil where the machine has none.
-var server *pgtest.Server
+// server is PostgreSQL for all tests of the package, nil where the machine has none; admin is its superuser's way in.
+var (
+	server  *pgtest.Server
+	admin   *pgxpool.Pool
+	schemas atomic.Int64
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -32,6 +39,16 @@ func TestMain(m *testing.M) {
 				fmt.Fprintln(os.Stderr, err)
 			}
 		}()
+		c, err := pgxpool.ParseConfig(server.URL("postgres"))
+		if err == nil {
+			c.ConnConfig.Password = pgtest.Password
+			admin, err = pgxpool.NewWithConfig(context.Background(), c)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer admin.Close()
 		return m.Run()
 	}())
 }
@@ -45,11 +62,11 @@ func schema(t *testing.T, more ...string) string {
 		}
 		t.Skip(pgtest.ErrMissing)
 	}
-	url, err := server.Schema(t.Context(), more...)
-	if err != nil {
+	name := fmt.Sprint("s", schemas.Add(1))
+	if _, err := admin.Exec(t.Context(), "CREATE SCHEMA "+name); err != nil {
 		t.Fatal(err)
 	}
-	return url
+	return server.URL("postgres", append([]string{"search_path=" + name}, more...)...)
 }
 
 func TestStoreInPostgreSQL(t *testing.T) {
