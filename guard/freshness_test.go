@@ -116,7 +116,8 @@ func TestP02EachRuleHoldsItsLimit(t *testing.T) {
 	var calls atomic.Int32
 	within(t, func(_ *peer, _ int, s watch) error {
 		if calls.Add(1) == 1 {
-			if err := say(s, part(keySet("key-1"), "c1", entry(verify.KindToken, "dead")), beat("c1", 0, 0)); err != nil {
+			time.Sleep(time.Second) // there is a time before
+			if err := say(s, part(keySet("key-1"), "c1", entry(verify.KindToken, "dead")), beat("c1", time.Second, 0)); err != nil {
 				return err
 			}
 		}
