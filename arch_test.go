@@ -96,6 +96,7 @@ var homes = []home{
 	{prefix: "golang.org/x/crypto/argon2", rooms: []string{"internal/password", "bench/limits"}},
 	{prefix: "golang.org/x/text/secure/precis", rooms: []string{"internal/account", "internal/password"}},
 	{prefix: "database/sql", rooms: []string{"internal/store/sqlstore", "bench/limits"}},
+	{prefix: "github.com/jackc/pgx/v5", rooms: []string{"internal/store/sqlstore", "bench/limits"}},
 	{prefix: "modernc.org/sqlite", rooms: []string{"internal/store/sqlstore", "bench/limits"}},
 	{prefix: "github.com/pressly/goose/v3", rooms: []string{"internal/store/sqlstore"}},
 	{prefix: "github.com/goccy/go-yaml", rooms: []string{"internal/config"}},

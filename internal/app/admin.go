@@ -43,14 +43,18 @@ type Admin struct {
 	revocations *service.Revocations
 }
 
-// OpenAdmin opens the store of an installation. It creates and migrates nothing, and refuses a database that belongs to
-// another user or has another schema.
+// OpenAdmin opens the store of an installation. It creates and migrates nothing, and refuses a file that belongs to
+// another user, and a database with another schema.
 func OpenAdmin(ctx context.Context, o AdminOptions) (_ *Admin, err error) {
 	a := &Admin{caller: service.Operator(os.Getuid())}
 	if a.cfg, err = adminConfig(o); err != nil {
 		return nil, err
 	}
-	if a.db, err = sqlstore.OpenExisting(ctx, sqlstore.Options{Path: a.cfg.Database.Path}); err != nil {
+	database, err := databaseOptions(a.cfg.Database)
+	if err != nil {
+		return nil, err
+	}
+	if a.db, err = sqlstore.OpenExisting(ctx, database); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -80,8 +84,8 @@ func adminConfig(o AdminOptions) (cfg config.Config, err error) {
 	if cfg, err = LoadConfig(o); err != nil {
 		return cfg, err
 	}
-	if cfg.Database.Path == "" {
-		return cfg, errors.New("database.path: is required")
+	if (cfg.Database.Path == "") == (cfg.Database.URL == "") {
+		return cfg, errors.New("database.path: is required, or database.url, and not both")
 	}
 	if err := config.CheckIssuer(cfg.Issuer); err != nil {
 		return cfg, fmt.Errorf("issuer: %w", err)

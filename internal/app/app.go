@@ -176,7 +176,12 @@ func (a *App) openTelemetry(ctx context.Context) (err error) {
 }
 
 func (a *App) openStore(ctx context.Context) (err error) {
-	a.db, err = sqlstore.Open(ctx, sqlstore.Options{Path: a.cfg.Database.Path, Now: a.now})
+	o, err := databaseOptions(a.cfg.Database)
+	if err != nil {
+		return err
+	}
+	o.Now = a.now
+	a.db, err = sqlstore.Open(ctx, o)
 	return err
 }
 
@@ -200,7 +205,7 @@ func (a *App) buildTail(ctx context.Context) (err error) {
 	if a.list, err = verify.NewList(verify.ListOptions{}); err != nil {
 		return err
 	}
-	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log,
+	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Every: a.db.TailEvery(), Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log,
 		KeyRevoked: func() {
 			if a.ring != nil { // nil while New still builds; Bootstrap reads the set then
 				a.ring.Nudge()

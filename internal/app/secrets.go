@@ -15,6 +15,7 @@ import (
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/keys"
 	"github.com/authsvc/authsvc/internal/session"
+	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
 
 // kekFile and refreshFile are the two key files; see config.Secrets for their shape.
@@ -122,23 +123,48 @@ func distinctSecrets(c config.Secrets) error {
 // maxSecret is the largest file of secrets, in bytes.
 const maxSecret = 64 << 10
 
-// readSecret refuses a file that others may read, and anything but strict JSON. Its errors quote nothing of the file.
-func readSecret(path string, into any) error {
+// databaseOptions says where the database is, with the password that stands in a file of its own.
+func databaseOptions(c config.Database) (sqlstore.Options, error) {
+	o := sqlstore.Options{Path: c.Path, URL: c.URL}
+	if c.PasswordFile == "" {
+		return o, nil
+	}
+	text, err := privateFile(c.PasswordFile)
+	if err != nil {
+		return o, fmt.Errorf("database.password_file: %w", err)
+	}
+	if o.Password = strings.TrimRight(string(text), "\r\n"); o.Password == "" {
+		return o, fmt.Errorf("database.password_file: %s is empty", c.PasswordFile)
+	}
+	return o, nil
+}
+
+// privateFile reads a file that only its owner may read.
+func privateFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s: mode is %04o; a key file must be readable by its owner alone (chmod 600)", path, info.Mode().Perm())
+		return nil, fmt.Errorf("%s: mode is %04o; a key file must be readable by its owner alone (chmod 600)", path, info.Mode().Perm())
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxSecret))
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return text, nil
+}
+
+// readSecret refuses a file that others may read, and anything but strict JSON. Its errors quote nothing of the file.
+func readSecret(path string, into any) error {
+	text, err := privateFile(path)
+	if err != nil {
+		return err
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	if !distinctNames(d) {

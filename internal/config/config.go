@@ -81,10 +81,16 @@ type Admin struct {
 	Socket string `yaml:"socket"`
 }
 
-// Database is the store.
+// Database is the store: either path or url is required.
 type Database struct {
-	// Path is the SQLite file; its folder must exist and be the service's own. Required.
+	// Path is the SQLite file; its folder must exist and be the service's own.
 	Path string `yaml:"path"`
+	// URL is a PostgreSQL database (13 or later), without a password: postgres://authsvc@db.example.com/authsvc?sslmode=verify-full.
+	// Several hosts may be named, with commas; the primary is taken. sslmode=verify-full is required unless the host is a loopback
+	// address or a socket's folder. Parameters: sslrootcert, sslcert, sslkey, search_path, pool_max_conns (four per core), connect_timeout.
+	URL string `yaml:"url"`
+	// PasswordFile holds the password of the URL's user, as text, mode 0600 or 0400; none if the server asks for none.
+	PasswordFile string `yaml:"password_file"`
 }
 
 // Secrets names key files: JSON, mode 0600 or 0400, {"keys": [{"id": "1", "key": "<32 bytes, base64url>"}, …]}. The first

@@ -251,3 +251,28 @@ func TestTheConfigurationInJSONSaysTheSame(t *testing.T) {
 		t.Errorf("(-said in Go +read from JSON)\n%s", diff)
 	}
 }
+
+func TestAPasswordInTheDatabasesURLIsNotPrinted(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"postgres://authsvc:geheim@127.0.0.1/authsvc":          "postgres://authsvc:redacted@127.0.0.1/authsvc",
+		"postgres://authsvc@127.0.0.1/authsvc?password=geheim": "postgres://authsvc@127.0.0.1/authsvc?password=redacted",
+		"host=127.0.0.1 password=geheim":                       "redacted",
+		"postgres://authsvc:geheim%zz@127.0.0.1/authsvc":       "redacted",
+		"postgres://authsvc@127.0.0.1/authsvc?sslmode=disable": "postgres://authsvc@127.0.0.1/authsvc?sslmode=disable",
+	} {
+		c := config.Default()
+		c.Database.URL = url
+		var b strings.Builder
+		if err := c.Print(&b); err != nil {
+			t.Fatal(err)
+		}
+		j, err := c.MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), want) || strings.Contains(b.String(), "geheim") || !strings.Contains(string(j), want) || strings.Contains(string(j), "geheim") {
+			t.Errorf("%s is printed as %s and %s", url, b.String(), j)
+		}
+	}
+}

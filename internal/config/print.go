@@ -6,21 +6,50 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/url"
 	"reflect"
 	"strings"
 	"time"
 )
 
-// Print writes the configuration as YAML that Load reads back to the same Config. There is nothing to redact: secrets stand
-// in files that the configuration only names.
+// Print writes the configuration as YAML that Load reads back to the same Config. Secrets stand in files that the
+// configuration only names; a password that stands in database.url all the same, against the rules, is redacted.
 func (c Config) Print(w io.Writer) error {
 	b := bufio.NewWriter(w)
+	c = c.redacted()
 	printSection(b, reflect.ValueOf(&c).Elem(), "")
 	return b.Flush()
 }
 
 // MarshalJSON gives the same settings as an object in JSON; durations are text such as "5m0s".
-func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(tree(reflect.ValueOf(&c).Elem())) }
+func (c Config) MarshalJSON() ([]byte, error) {
+	c = c.redacted()
+	return json.Marshal(tree(reflect.ValueOf(&c).Elem()))
+}
+
+// redacted hides what Validate refuses to have there at all.
+func (c Config) redacted() Config {
+	u, err := url.Parse(c.Database.URL)
+	if err != nil || !(u.Scheme == "postgres" || u.Scheme == "postgresql") && c.Database.URL != "" {
+		c.Database.URL = "redacted" // no URL of a database: what it holds cannot be known
+		return c
+	}
+	changed := false
+	if _, has := u.User.Password(); has {
+		u.User, changed = url.UserPassword(u.User.Username(), "redacted"), true
+	}
+	q := u.Query()
+	for _, name := range []string{"password", "sslpassword"} {
+		if q.Has(name) {
+			q.Set(name, "redacted")
+			u.RawQuery, changed = q.Encode(), true
+		}
+	}
+	if changed {
+		c.Database.URL = u.String()
+	}
+	return c
+}
 
 func tree(v reflect.Value) map[string]any {
 	out := map[string]any{}

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
 
 // problems collects what is wrong; each names its setting and says what to do.
@@ -173,8 +175,22 @@ func (p *problems) distinct(c Config) {
 
 func (p *problems) database(d Database) {
 	const setting = "database.path"
-	if d.Path == "" {
-		p.add(setting, "is required: the SQLite file, in a folder of the service's own")
+	if d.PasswordFile != "" {
+		if d.URL == "" {
+			p.add("database.password_file", "is for database.url, which is not set")
+		} else {
+			p.keyFile("database.password_file", d.PasswordFile)
+		}
+	}
+	switch {
+	case d.Path == "" && d.URL == "":
+		p.add(setting, "is required: the SQLite file, in a folder of the service's own; or database.url, for PostgreSQL")
+		return
+	case d.Path != "" && d.URL != "":
+		p.add("database.url", "stands beside database.path: the database is either PostgreSQL or SQLite, remove one of them")
+		return
+	case d.URL != "":
+		p.nested("database.url", sqlstore.CheckURL(d.URL))
 		return
 	}
 	p.folder(setting, filepath.Dir(d.Path))

@@ -83,6 +83,13 @@ func TestValidateAccepts(t *testing.T) {
 			c.HTTP.Address, c.GRPC.Address, c.Ops.Address = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 		}},
 		{"an admin socket in a folder of the service's own", func(_ *testing.T, c *config.Config, dir string) { c.Admin.Socket = dir + "/s" }},
+		{"PostgreSQL with verified TLS and a password in a file", func(t *testing.T, c *config.Config, dir string) {
+			c.Database = config.Database{URL: "postgres://authsvc@db.example.com/authsvc?sslmode=verify-full",
+				PasswordFile: write(t, filepath.Join(dir, "password"), "geheim", 0o400)}
+		}},
+		{"PostgreSQL on loopback, trusting its user", func(_ *testing.T, c *config.Config, _ string) {
+			c.Database = config.Database{URL: "postgres://authsvc@127.0.0.1:5433/authsvc"}
+		}},
 		{"exact origins and networks", func(_ *testing.T, c *config.Config, _ string) {
 			c.Gateway.CORSOrigins = []string{"https://app.example.com", "http://localhost:3000"}
 			c.Gateway.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
@@ -135,6 +142,22 @@ func TestValidateRefuses(t *testing.T) {
 			c.HTTP.TLS = certificate(t, dir)
 			write(t, c.HTTP.TLS.CertFile, "no", 0o644)
 		}, "http.tls: cert_file and key_file are not"},
+		{"PostgreSQL over a network without TLS", func(_ *testing.T, c *config.Config, _ string) {
+			c.Database = config.Database{URL: "postgres://authsvc@db.example.com/authsvc"}
+		}, "database.url: must say sslmode=verify-full"},
+		{"a password in the URL", func(_ *testing.T, c *config.Config, _ string) {
+			c.Database = config.Database{URL: "postgres://authsvc:geheim@127.0.0.1/authsvc"}
+		}, "database.url: holds a password"},
+		{"two databases", func(_ *testing.T, c *config.Config, _ string) {
+			c.Database.URL = "postgres://authsvc@127.0.0.1/authsvc"
+		},
+			"database.url: stands beside database.path"},
+		{"a password without its URL", func(t *testing.T, c *config.Config, dir string) {
+			c.Database.PasswordFile = write(t, filepath.Join(dir, "password"), "geheim", 0o600)
+		}, "database.password_file: is for database.url"},
+		{"a password that others may read", func(t *testing.T, c *config.Config, dir string) {
+			c.Database = config.Database{URL: "postgres://authsvc@127.0.0.1/authsvc", PasswordFile: write(t, filepath.Join(dir, "password"), "geheim", 0o644)}
+		}, "database.password_file: "},
 		{"no database", func(_ *testing.T, c *config.Config, _ string) { c.Database.Path = "" }, "database.path: is required"},
 		{"a database in no folder", func(_ *testing.T, c *config.Config, dir string) { c.Database.Path = dir + "/none/a.db" }, "does not exist: create it"},
 		{"a database in a folder for everyone", func(t *testing.T, c *config.Config, dir string) {

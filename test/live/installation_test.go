@@ -92,9 +92,15 @@ const plain = "http: {address: \"127.0.0.1:0\"}\ngrpc: {address: \"127.0.0.1:0\"
 // serve runs serve -config in a folder of serve -dev. The server's URLs are of the schemes that it logged.
 func serve(t *testing.T, dir string, d dev, settings, scheme string) (*server, *speech) {
 	t.Helper()
+	return serveBy(t, configure(t, dir, settings), d, scheme)
+}
+
+// serveBy runs serve -config with a file.
+func serveBy(t *testing.T, config string, d dev, scheme string) (*server, *speech) {
+	t.Helper()
 	said := &speech{}
 	s := &server{dev: d, out: &bytes.Buffer{}, exited: make(chan error, 1)}
-	s.cmd = process("serve", "-config", configure(t, dir, settings))
+	s.cmd = process("serve", "-config", config)
 	s.cmd.Stdout, s.cmd.Stderr = said, said
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

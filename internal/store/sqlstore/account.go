@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"time"
 
 	"github.com/authsvc/authsvc/internal/account"
 	"github.com/authsvc/authsvc/internal/fault"
@@ -36,7 +35,7 @@ func (s accounts) Create(ctx context.Context, a account.Account, j journal.Journ
 	if err := storable("account", string(a.ID), a.Username, a.PasswordHash, string(a.State)); err != nil {
 		return err
 	}
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, needs(j, a.ID), func(t *tx) error {
 		_, err := t.exec(`INSERT INTO accounts (id, username, password_hash, state, version, created_at, updated_at)
 			VALUES (?, ?, ?, ?, 1, ?, ?)`,
 			string(a.ID), a.Username, a.PasswordHash, string(a.State), micros(t.now), micros(t.now))
@@ -63,11 +62,11 @@ func (s accounts) one(ctx context.Context, query, key string) (account.Account, 
 	if !legible(key) {
 		return account.Account{}, noAccount()
 	}
-	return view(ctx, s.db, func(q queries, _ time.Time) (account.Account, error) { return scanAccount(q.row(query, key)) })
+	return view(ctx, s.db, func(q queries) (account.Account, error) { return scanAccount(q.row(query, key)) })
 }
 
 func (s accounts) List(ctx context.Context, after string, limit int) ([]account.Account, error) {
-	return view(ctx, s.db, func(q queries, _ time.Time) ([]account.Account, error) {
+	return view(ctx, s.db, func(q queries) ([]account.Account, error) {
 		return collect(q, scanAccount, `SELECT `+accountColumns+` FROM accounts WHERE username > ? ORDER BY username LIMIT ?`,
 			after, max(limit, 0))
 	})
@@ -86,7 +85,7 @@ func (s accounts) update(ctx context.Context, query, value string, id ids.Accoun
 	if err := storable("account", value); err != nil {
 		return err
 	}
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, needs(j, id), func(t *tx) error {
 		if err := t.accountAt(id, version); err != nil {
 			return err
 		}
@@ -115,7 +114,7 @@ func (s accounts) Rehash(ctx context.Context, id ids.Account, oldHash, newHash s
 	if err := storable("password_hash", newHash); err != nil {
 		return err
 	}
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, needs(j, id), func(t *tx) error {
 		n, err := t.exec(`UPDATE accounts SET password_hash = ?, updated_at = ? WHERE id = ? AND password_hash = ?`,
 			newHash, micros(t.now), string(id), oldHash)
 		if err != nil || n == 0 {
@@ -127,7 +126,7 @@ func (s accounts) Rehash(ctx context.Context, id ids.Account, oldHash, newHash s
 }
 
 func (s accounts) Delete(ctx context.Context, id ids.Account, version int64, j journal.Journal) error {
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, needs(j, id), func(t *tx) error {
 		if err := t.accountAt(id, version); err != nil {
 			return err
 		}

@@ -31,7 +31,7 @@ func (s auditLog) List(ctx context.Context, f audit.Filter, before int64, limit 
 		query, args = query+` AND time >= ?`, append(args, micros(f.Since))
 	}
 	query, args = query+` ORDER BY id DESC LIMIT ?`, append(args, max(limit, 0))
-	return view(ctx, s.db, func(q queries, _ time.Time) ([]audit.Record, error) {
+	return view(ctx, s.db, func(q queries) ([]audit.Record, error) {
 		return collect(q, func(s scanner) (audit.Record, error) {
 			var r audit.Record
 			var at int64
@@ -43,7 +43,7 @@ func (s auditLog) List(ctx context.Context, f audit.Filter, before int64, limit 
 }
 
 func (s auditLog) Prune(ctx context.Context, keep time.Duration, limit int) (int, error) {
-	return write(ctx, s.db, func(t *tx) (int, error) {
+	return write(ctx, s.db, locks{}, func(t *tx) (int, error) {
 		n, err := t.exec(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time < ? ORDER BY time, id LIMIT ?)`,
 			micros(t.now.Add(-keep)), max(limit, 0))
 		return int(n), err

@@ -90,7 +90,7 @@ func (s clients) Create(ctx context.Context, c client.Client, j journal.Journal)
 	if err := storable("client", texts...); err != nil {
 		return err
 	}
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, everything(j), func(t *tx) error {
 		// Copied, since the caller may have gone, and its slice with it.
 		kept := append([]client.Secret(nil), c.Secrets...)
 		for i := range kept {
@@ -137,20 +137,20 @@ func (s clients) Get(ctx context.Context, id ids.Client) (client.Client, error) 
 	if !legible(string(id)) {
 		return client.Client{}, noClient()
 	}
-	return view(ctx, s.db, func(q queries, _ time.Time) (client.Client, error) {
+	return view(ctx, s.db, func(q queries) (client.Client, error) {
 		return scanClient(q.row(`SELECT `+clientColumns+` FROM clients WHERE id = ?`, string(id)))
 	})
 }
 
 func (s clients) List(ctx context.Context, after ids.Client, limit int) ([]client.Client, error) {
-	return view(ctx, s.db, func(q queries, _ time.Time) ([]client.Client, error) {
+	return view(ctx, s.db, func(q queries) ([]client.Client, error) {
 		return collect(q, scanClient, `SELECT `+clientColumns+` FROM clients WHERE id > ? ORDER BY id LIMIT ?`,
 			string(after), max(limit, 0))
 	})
 }
 
 func (s clients) RotateSecret(ctx context.Context, id ids.Client, version int64, hash [32]byte, overlap time.Duration, j journal.Journal) error {
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, everything(j), func(t *tx) error {
 		c, err := t.clientAt(id, version)
 		if err != nil {
 			return err
@@ -186,7 +186,7 @@ func (t *tx) clientAt(id ids.Client, version int64) (client.Client, error) {
 }
 
 func (s clients) Delete(ctx context.Context, id ids.Client, version int64, j journal.Journal) error {
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, everything(j), func(t *tx) error {
 		if _, err := t.clientAt(id, version); err != nil {
 			return err
 		}
@@ -206,10 +206,11 @@ func (s clients) Begin(ctx context.Context, id ids.Client) (client.Client, time.
 	if !legible(string(id)) {
 		return client.Client{}, time.Time{}, time.Time{}, noClient()
 	}
-	b, err := view(ctx, s.db, func(q queries, now time.Time) (begun, error) {
-		var all int64
-		c, err := scanClientAnd(q.row(`SELECT `+clientColumns+`, (SELECT i.not_before FROM installation i) FROM clients WHERE id = ?`,
-			string(id)), &all)
+	b, err := settled(ctx, s.db, func(q queries) (begun, error) {
+		var all, at int64
+		c, err := scanClientAnd(q.row(`SELECT `+clientColumns+`, (SELECT i.not_before FROM installation i), @now FROM clients WHERE id = ?`,
+			string(id)), &all, &at)
+		now := instantOf(at)
 		return begun{c, now, latest(now.Truncate(time.Second), c.NotBefore, instantOf(all))}, err
 	})
 	return b.c, b.now, b.authTime, err
@@ -225,9 +226,10 @@ func latest(first time.Time, others ...time.Time) time.Time {
 }
 
 func (s clients) Revision(ctx context.Context) (revision int64, now time.Time, err error) {
-	revision, err = view(ctx, s.db, func(q queries, at time.Time) (int64, error) {
-		now = at
-		return scanInt(q.row(`SELECT client_revision FROM installation`))
+	type read struct{ revision, now int64 }
+	r, err := view(ctx, s.db, func(q queries) (r read, err error) {
+		err = q.row(`SELECT client_revision, @now FROM installation`).Scan(&r.revision, &r.now)
+		return r, err
 	})
-	return revision, now, err
+	return r.revision, instantOf(r.now), err
 }

@@ -8,7 +8,7 @@ import (
 
 // Overwrite puts any refresh state and any times into a row.
 func (db *DB) Overwrite(ctx context.Context, s session.Session) error {
-	return change(ctx, db, func(t *tx) error {
+	return change(ctx, db, locks{}, func(t *tx) error {
 		var ended any
 		if !s.EndedAt.IsZero() {
 			ended = micros(s.EndedAt)
@@ -23,7 +23,7 @@ func (db *DB) Overwrite(ctx context.Context, s session.Session) error {
 
 // Exec runs any statement as an operation.
 func (db *DB) Exec(ctx context.Context, query string, args ...any) error {
-	return change(ctx, db, func(t *tx) error {
+	return change(ctx, db, locks{}, func(t *tx) error {
 		_, err := t.exec(query, args...)
 		return err
 	})
@@ -31,12 +31,12 @@ func (db *DB) Exec(ctx context.Context, query string, args ...any) error {
 
 // Number reads one number on the writer's connection.
 func (db *DB) Number(ctx context.Context, query string) (int64, error) {
-	return write(ctx, db, func(t *tx) (int64, error) { return scanInt(t.row(query)) })
+	return write(ctx, db, locks{}, func(t *tx) (int64, error) { return scanInt(t.row(query)) })
 }
 
 // Hold is an operation that calls begun, waits for release, and then succeeds.
 func (db *DB) Hold(ctx context.Context, begun, release chan struct{}) error {
-	return change(ctx, db, func(*tx) error {
+	return change(ctx, db, locks{}, func(*tx) error {
 		close(begun)
 		<-release
 		return nil
@@ -45,7 +45,7 @@ func (db *DB) Hold(ctx context.Context, begun, release chan struct{}) error {
 
 // Panic is an operation that panics.
 func (db *DB) Panic(ctx context.Context) error {
-	return change(ctx, db, func(*tx) error { panic("boom") })
+	return change(ctx, db, locks{}, func(*tx) error { panic("boom") })
 }
 
 // Queued is how many operations wait for the writer.
@@ -55,13 +55,14 @@ func (db *DB) Queued() int { return len(db.w.queue) }
 func (db *DB) Plans(ctx context.Context) (map[string]string, error) {
 	db.readers.mu.Lock()
 	var queries []string
-	for q := range db.readers.stmts {
-		queries = append(queries, q)
+	for _, s := range db.readers.stmts {
+		queries = append(queries, s.text)
 	}
 	db.readers.mu.Unlock()
-	return write(ctx, db, func(t *tx) (map[string]string, error) {
-		for q := range t.stmts {
-			queries = append(queries, q)
+	return write(ctx, db, locks{}, func(t *tx) (map[string]string, error) {
+		lite := t.connection.(*lite)
+		for _, s := range lite.stmts {
+			queries = append(queries, s.text)
 		}
 		plans := map[string]string{}
 		for _, q := range queries {
@@ -74,7 +75,7 @@ func (db *DB) Plans(ctx context.Context) (map[string]string, error) {
 					args = append(args, 1)
 				}
 			}
-			rows, err := t.conn.QueryContext(ctx, "EXPLAIN QUERY PLAN "+q, args...)
+			rows, err := lite.conn.QueryContext(ctx, "EXPLAIN QUERY PLAN "+q, args...)
 			if err != nil {
 				return nil, err
 			}

@@ -119,7 +119,8 @@ func (t *tx) endSession(id, reason string) (int, error) {
 			return 0, err
 		}
 	}
-	return int(n), t.list(journal.KindSession, id, 0)
+	t.list(journal.KindSession, id, 0)
+	return int(n), nil
 }
 
 func (t *tx) endOthers(id ids.Account, except ids.Session, reason string) (int, error) {
@@ -141,21 +142,20 @@ func (t *tx) endOthers(id ids.Account, except ids.Session, reason string) (int, 
 
 func (t *tx) revoke(r journal.Revocation) error {
 	if !r.Kind.CutOff() {
-		return t.list(r.Kind, r.ID, 0)
+		t.list(r.Kind, r.ID, 0)
+		return nil
 	}
 	_, err := t.cutOff(r.Kind, r.ID, journal.EndedByRevoke)
 	return err
 }
 
-// list appends one entry to the revocation log.
-func (t *tx) list(kind journal.Kind, id string, notBefore int64) error {
+// list puts one entry into the revocation log when the operation ends.
+func (t *tx) list(kind journal.Kind, id string, notBefore int64) {
 	var expires int64
 	if kind != journal.KindKey {
 		expires = micros(t.now.Add(journal.RevocationTTL))
 	}
-	_, err := t.exec(`INSERT INTO revocations (kind, id, not_before, expires_at) VALUES (?, ?, ?, ?)`,
-		string(kind), id, notBefore, expires)
-	return err
+	t.entries = append(t.entries, entry{kind, id, notBefore, expires})
 }
 
 // cutOff lists a cut-off, keeps it for good on its owner's row, and ends what it killed: the first endBatch rows now,
@@ -165,9 +165,7 @@ func (t *tx) cutOff(kind journal.Kind, id, reason string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := t.list(kind, id, notBefore); err != nil {
-		return 0, err
-	}
+	t.list(kind, id, notBefore)
 	switch kind {
 	case journal.KindSubject:
 		_, err = t.exec(`UPDATE accounts SET not_before = ? WHERE id = ? AND not_before < ?`, notBefore, id, notBefore)
@@ -228,7 +226,7 @@ func ceilSecond(t time.Time) time.Time {
 // endDead ends at most limit rows that a cut-off killed. Ended counts those among them that had not expired already.
 func (t *tx) endDead(kind journal.Kind, id string, notBefore int64, reason string, limit int) (touched, ended int, err error) {
 	const (
-		set    = `UPDATE sessions SET ended_at = ?, end_reason = ?, sweep_at = ? WHERE id IN (SELECT id FROM sessions WHERE `
+		set    = `UPDATE sessions SET ended_at = ?, end_reason = ?, sweep_at = ? WHERE +ended_at IS NULL AND id IN (SELECT id FROM sessions WHERE `
 		unless = ` LIMIT ?) RETURNING CASE WHEN idle_ends_at > ? AND ends_at > ? THEN 1 ELSE 0 END`
 	)
 	now := micros(t.now)

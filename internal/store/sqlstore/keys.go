@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/journal"
@@ -14,21 +13,23 @@ import (
 type signingKeys struct{ db *DB }
 
 func (s signingKeys) Load(ctx context.Context) (keys.Set, error) {
-	return view(ctx, s.db, func(q queries, now time.Time) (keys.Set, error) {
-		set := keys.Set{Now: now}
+	return view(ctx, s.db, func(q queries) (keys.Set, error) {
+		var set keys.Set
+		var now int64
 		all, err := collect(q, func(s scanner) (keys.Key, error) {
 			var k keys.Key
 			var created, published, activated, retired, gone int64
-			err := s.Scan(&set.Version, &k.ID, &k.State, &k.Public, &k.Sealed, &created, &published, &activated, &retired, &gone)
+			err := s.Scan(&now, &set.Version, &k.ID, &k.State, &k.Public, &k.Sealed, &created, &published, &activated, &retired, &gone)
 			k.CreatedAt, k.PublishedAt, k.ActivatedAt = instantOf(created), instantOf(published), instantOf(activated)
 			k.RetiredAt, k.GoneAt = instantOf(retired), instantOf(gone)
 			if len(k.Sealed) == 0 {
 				k.Sealed = nil
 			}
 			return k, err
-		}, `SELECT i.key_version, COALESCE(k.id, ''), COALESCE(k.state, ''), k.public, k.sealed, COALESCE(k.created_at, 0),
+		}, `SELECT @now, i.key_version, COALESCE(k.id, ''), COALESCE(k.state, ''), k.public, k.sealed, COALESCE(k.created_at, 0),
 			COALESCE(k.published_at, 0), COALESCE(k.activated_at, 0), COALESCE(k.retired_at, 0), COALESCE(k.gone_at, 0)
 			FROM installation i LEFT JOIN signing_keys k ON k.state <> 'gone' ORDER BY k.created_at, k.id`)
+		set.Now = instantOf(now)
 		for _, k := range all {
 			if k.ID != "" { // an empty set is one row without a key
 				set.Keys = append(set.Keys, k)
@@ -39,7 +40,7 @@ func (s signingKeys) Load(ctx context.Context) (keys.Set, error) {
 }
 
 func (s signingKeys) Apply(ctx context.Context, version int64, c keys.Change, j journal.Journal) error {
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, needs(j), func(t *tx) error {
 		n, err := t.exec(`UPDATE installation SET key_version = key_version + 1 WHERE key_version = ?`, version)
 		if err := oneRow(n, err, conflict("the set of keys")); err != nil {
 			return err

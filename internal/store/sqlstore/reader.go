@@ -6,51 +6,17 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"time"
 )
-
-// scanner is one row, or why there is none.
-type scanner interface{ Scan(dest ...any) error }
-
-// failed is a row that could not be asked for.
-type failed struct{ err error }
-
-func (f failed) Scan(...any) error { return f.err }
-
-// queries is what a read may do; the writer's transaction offers it too.
-type queries interface {
-	row(query string, args ...any) scanner
-	rows(query string, args ...any) (*sql.Rows, error)
-}
-
-// view runs a read, which is one statement and so one consistent picture. It sees every change acknowledged before it.
-func view[T any](ctx context.Context, db *DB, fn func(q queries, now time.Time) (T, error)) (T, error) {
-	var zero T
-	if db.memory { // one connection holds the whole database
-		return queued(ctx, db, true, func(t *tx) (T, error) { return fn(t, t.now) })
-	}
-	select {
-	case <-db.w.quit:
-		return zero, unavailable(errClosed)
-	default:
-	}
-	ctx, cancel := context.WithTimeout(ctx, db.timeout)
-	defer cancel()
-	v, err := fn(read{ctx, db.readers}, db.instant())
-	if err != nil {
-		return zero, translate(err)
-	}
-	return v, nil
-}
 
 // readers is the pool of connections that never write.
 type readers struct {
 	source *sql.DB
+	words  *dialect
 	mu     sync.RWMutex
-	stmts  map[string]*sql.Stmt
+	stmts  map[string]*prepared // by the text that is common
 }
 
-func openReaders(dsn string) (*readers, error) {
+func openReaders(dsn string, words *dialect) (*readers, error) {
 	source, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("sqlstore: %w", err)
@@ -58,7 +24,7 @@ func openReaders(dsn string) (*readers, error) {
 	n := max(4, 2*runtime.GOMAXPROCS(0))
 	source.SetMaxOpenConns(n)
 	source.SetMaxIdleConns(n)
-	return &readers{source: source, stmts: map[string]*sql.Stmt{}}, nil
+	return &readers{source: source, words: words, stmts: map[string]*prepared{}}, nil
 }
 
 func (r *readers) close() error {
@@ -68,65 +34,68 @@ func (r *readers) close() error {
 	return r.source.Close()
 }
 
-func (r *readers) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
+func (r *readers) stmt(ctx context.Context, query string) (*prepared, error) {
 	r.mu.RLock()
 	s := r.stmts[query]
 	r.mu.RUnlock()
 	if s != nil {
 		return s, nil
 	}
-	s, err := r.source.PrepareContext(ctx, query)
+	words := r.words.statement(query)
+	stmt, err := r.source.PrepareContext(ctx, words.text)
 	if err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if other := r.stmts[query]; other != nil {
-		_ = s.Close()
+		_ = stmt.Close()
 		return other, nil
 	}
-	r.stmts[query] = s
-	return s, nil
+	r.stmts[query] = &prepared{words, stmt}
+	return r.stmts[query], nil
+}
+
+// beside is a read on a connection of its own, beside the writer.
+func beside[T any](ctx context.Context, db *DB, fn func(queries) (T, error)) (T, error) {
+	var zero T
+	select {
+	case <-db.w.quit:
+		return zero, unavailable(errClosed)
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, db.timeout)
+	defer cancel()
+	v, err := fn(read{ctx, db.readers, micros(db.instant())})
+	if err != nil {
+		return zero, translate(err)
+	}
+	return v, nil
 }
 
 // read is one call's view of the pool.
 type read struct {
 	ctx context.Context
 	r   *readers
+	now int64
 }
+
+func (r read) time() int64 { return r.now }
 
 func (r read) row(query string, args ...any) scanner {
 	s, err := r.r.stmt(r.ctx, query)
 	if err != nil {
 		return failed{err}
 	}
-	return s.QueryRowContext(r.ctx, args...)
+	return s.QueryRowContext(r.ctx, s.bind(args, r.time)...)
 }
 
-func (r read) rows(query string, args ...any) (*sql.Rows, error) {
+func (r read) rows(query string, args ...any) (rowset, error) {
 	s, err := r.r.stmt(r.ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	return s.QueryContext(r.ctx, args...)
-}
-
-// collect reads all rows of a query.
-func collect[T any](q queries, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := q.rows(query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []T
-	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, rows.Err()
+	return s.QueryContext(r.ctx, s.bind(args, r.time)...) //nolint:rowserrcheck // collect asks
 }
 
 // watcher sees commits of every connection but its own, and its own never writes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math"
 
 	"github.com/authsvc/authsvc/internal/session"
 )
@@ -12,38 +13,52 @@ import (
 // holds the two together. The last generation of all is left to Decide.
 const redeemHead = `UPDATE sessions SET
 	base = head, head = head + 1,
-	low = CASE WHEN ? - redeemed_at > ? THEN head ELSE low END,
+	low = CASE WHEN @now - redeemed_at > ? THEN head ELSE low END,
 	elsewhere = CASE WHEN elsewhere >= 3 OR elsewhere_of = base THEN elsewhere ELSE 0 END,
-	redeemed_at = ?, device = ?, forks = 0, last_used_at = ?,
-	idle_ends_at = CASE WHEN ? + idle_ttl < ends_at THEN ? + idle_ttl ELSE ends_at END,
+	redeemed_at = @now, device = ?, forks = 0, last_used_at = @now,
+	idle_ends_at = CASE WHEN @now + idle_ttl < ends_at THEN @now + idle_ttl ELSE ends_at END,
 	ip = ?, user_agent = ?
 	WHERE id = ? AND head = ? AND head < 4294967295 AND secret_hash = ? AND client = ? AND ended_at IS NULL
-	AND idle_ends_at > ? AND ends_at > ? AND ` + mayAct + `
+	AND idle_ends_at > @now AND ends_at > @now AND @now <= ? AND ` + mayAct + `
 	RETURNING ` + sessionColumns
 
 func (s sessions) Redeem(ctx context.Context, r session.Redeem) (session.Redeemed, error) {
 	if err := storable("user_agent", r.IP, r.UserAgent); err != nil {
 		return session.Redeemed{}, err
 	}
-	return write(ctx, s.db, func(t *tx) (session.Redeemed, error) { return t.redeem(r) })
+	if s.db.pg == nil {
+		return write(ctx, s.db, locks{}, func(t *tx) (session.Redeemed, error) {
+			out, err := rotate(t, r)
+			if errors.Is(err, sql.ErrNoRows) {
+				return t.decide(r)
+			}
+			return out, err
+		})
+	}
+	out, err := alone(ctx, s.db.pg, func(q queries) (session.Redeemed, error) { return rotate(q, r) })
+	if errors.Is(err, sql.ErrNoRows) {
+		return write(ctx, s.db, locks{row: r.Session}, func(t *tx) (session.Redeemed, error) { return t.decide(r) })
+	}
+	return out, err
 }
 
-func (t *tx) redeem(r session.Redeem) (session.Redeemed, error) {
-	if !r.Deadline.IsZero() && t.now.After(r.Deadline) {
-		return session.Redeemed{}, unavailable(context.DeadlineExceeded)
+// rotate redeems the newest token, or gives sql.ErrNoRows: it is not the newest, or something else is against it.
+func rotate(q queries, r session.Redeem) (session.Redeemed, error) {
+	deadline := int64(math.MaxInt64)
+	if !r.Deadline.IsZero() {
+		deadline = micros(r.Deadline)
 	}
-	now := micros(t.now)
-	s, err := scanSession(t.row(redeemHead, now, r.Window.Microseconds(), now, encodeDevice(r.Device), now, now, now, r.IP, r.UserAgent,
-		string(r.Session), int64(r.Generation), r.SecretHash[:], string(r.Client), now, now))
-	if errors.Is(err, sql.ErrNoRows) {
-		return t.decide(r)
-	}
-	return session.Redeemed{Verdict: session.Issue, Session: s, Now: t.now, Rotated: true}, err
+	s, err := scanSession(q.row(redeemHead, r.Window.Microseconds(), encodeDevice(r.Device), r.IP, r.UserAgent,
+		string(r.Session), int64(r.Generation), r.SecretHash[:], string(r.Client), deadline))
+	return session.Redeemed{Verdict: session.Issue, Session: s, Now: s.RedeemedAt, Rotated: true}, err
 }
 
 // decide is the way of everything but an honest, timely redemption of the newest token. Nobody else writes between its
-// read and its write: they are one operation of the one transaction that holds the database's write lock.
+// read and its write: it has SQLite's write lock, or PostgreSQL's on the row.
 func (t *tx) decide(r session.Redeem) (session.Redeemed, error) {
+	if !r.Deadline.IsZero() && t.now.After(r.Deadline) {
+		return session.Redeemed{}, unavailable(context.DeadlineExceeded)
+	}
 	o, err := load(t, r.Session)
 	if errors.Is(err, sql.ErrNoRows) {
 		return session.Redeemed{Verdict: session.Invalid, Now: t.now}, nil

@@ -84,7 +84,16 @@ func model(s session.Session, r session.Redeem, mayAct bool, notBefore, now time
 // The conditional statement of the happy path and the loaded path must both be exactly Check and Decide.
 func TestRedeemIsCheckAndDecideForAnyRow(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, sqlstore.Memory)
+	redeemIsCheckAndDecide(t, newFixture(t, sqlstore.Memory))
+}
+
+func TestRedeemIsCheckAndDecideForAnyRowInPostgreSQL(t *testing.T) {
+	t.Parallel()
+	redeemIsCheckAndDecide(t, newPostgres(t))
+}
+
+func redeemIsCheckAndDecide(t *testing.T, f *fixture) {
+	t.Helper()
 	base := f.clock.Now()
 	if _, err := f.Sessions().End(t.Context(), "", journal.Journal{Ends: []journal.End{{Account: f.account.ID, Reason: "test"}}}); err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"time"
 
 	"github.com/authsvc/authsvc/internal/journal"
 	"github.com/authsvc/authsvc/internal/revocation"
@@ -11,20 +10,22 @@ import (
 type revocations struct{ db *DB }
 
 func (s revocations) Tail(ctx context.Context, after int64) (revocation.Page, error) {
-	return view(ctx, s.db, func(q queries, now time.Time) (revocation.Page, error) {
-		page := revocation.Page{Now: now}
+	return view(ctx, s.db, func(q queries) (revocation.Page, error) {
+		var page revocation.Page
+		var now int64
 		entries, err := collect(q, func(s scanner) (revocation.Entry, error) {
 			var e revocation.Entry
 			var epoch []byte
 			var notBefore, expires int64
-			err := s.Scan(&epoch, &page.Head, &e.Position, &e.Kind, &e.ID, &notBefore, &expires)
+			err := s.Scan(&now, &epoch, &page.Head, &e.Position, &e.Kind, &e.ID, &notBefore, &expires)
 			copy(page.Epoch[:], epoch)
 			e.NotBefore, e.ExpiresAt = instantOf(notBefore), instantOf(expires)
 			return e, err
-		}, `SELECT i.epoch, COALESCE((SELECT MAX(position) FROM revocations), 0), COALESCE(r.position, 0), COALESCE(r.kind, ''),
+		}, `SELECT @now, i.epoch, COALESCE((SELECT MAX(position) FROM revocations), 0), COALESCE(r.position, 0), COALESCE(r.kind, ''),
 			COALESCE(r.id, ''), COALESCE(r.not_before, 0), COALESCE(r.expires_at, 0)
-			FROM installation i LEFT JOIN revocations r ON r.position > ? AND (r.expires_at = 0 OR r.expires_at > ?)
-			ORDER BY r.position LIMIT ?`, after, micros(now), revocation.PageSize+1)
+			FROM installation i LEFT JOIN revocations r ON r.position > ? AND (r.expires_at = 0 OR r.expires_at > @now)
+			ORDER BY r.position LIMIT ?`, after, revocation.PageSize+1)
+		page.Now = instantOf(now)
 		if page.More = len(entries) > revocation.PageSize; page.More {
 			entries = entries[:revocation.PageSize]
 		}
@@ -38,6 +39,9 @@ func (s revocations) Tail(ctx context.Context, after int64) (revocation.Page, er
 }
 
 func (s revocations) Changed(ctx context.Context) (bool, error) {
+	if s.db.pg != nil {
+		return s.db.pg.changed(ctx)
+	}
 	if s.db.memory { // nobody else can write to it
 		now := s.db.commits.Load() + 1
 		return s.db.seen.Swap(now) != now, nil
@@ -49,7 +53,7 @@ func (s revocations) Changed(ctx context.Context) (bool, error) {
 }
 
 func (s revocations) Append(ctx context.Context, j journal.Journal) error {
-	return change(ctx, s.db, func(t *tx) error {
+	return change(ctx, s.db, needs(j), func(t *tx) error {
 		_, err := t.commit(j)
 		return err
 	})
@@ -57,7 +61,7 @@ func (s revocations) Append(ctx context.Context, j journal.Journal) error {
 
 // Sweep drops the entry of a key once the key is gone and the last token it may have signed is dead.
 func (s revocations) Sweep(ctx context.Context, limit int) (int, error) {
-	return write(ctx, s.db, func(t *tx) (int, error) {
+	return write(ctx, s.db, locks{}, func(t *tx) (int, error) {
 		n, err := t.exec(`DELETE FROM revocations WHERE position IN (SELECT position FROM revocations
 			WHERE expires_at <= ? AND position < (SELECT MAX(position) FROM revocations) AND (expires_at > 0 OR id IN
 				(SELECT k.id FROM signing_keys k WHERE k.state = 'gone' AND k.gone_at <= ?))

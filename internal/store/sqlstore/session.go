@@ -41,6 +41,7 @@ type owned struct {
 	session.Session
 	mayAct    bool
 	notBefore time.Time
+	read      time.Time // by the store's clock
 }
 
 func scanSession(s scanner) (session.Session, error) { return scanSessionAnd(s) }
@@ -77,13 +78,14 @@ func encodeDevice(d session.Device) []byte {
 // load reads a session with its owners; an unknown one is sql.ErrNoRows.
 func load(q queries, id ids.Session) (owned, error) {
 	var state account.State
-	var byAccount, byClient, byAll int64
-	s, err := scanSessionAnd(q.row(`SELECT `+sessionColumns+`, `+owners+` FROM sessions WHERE id = ?`, string(id)),
-		&state, &byAccount, &byClient, &byAll)
+	var byAccount, byClient, byAll, now int64
+	s, err := scanSessionAnd(q.row(`SELECT `+sessionColumns+`, `+owners+`, @now FROM sessions WHERE id = ?`, string(id)),
+		&state, &byAccount, &byClient, &byAll, &now)
 	return owned{
 		Session:   s,
 		mayAct:    account.Account{State: state}.MayAct() && byClient >= 0,
 		notBefore: instantOf(max(byAccount, byClient, byAll)),
+		read:      instantOf(now),
 	}, err
 }
 
@@ -93,7 +95,7 @@ func (s sessions) Create(ctx context.Context, c session.Create, j journal.Journa
 	if err := storable("session", append(texts, n.AMR...)...); err != nil {
 		return session.Session{}, time.Time{}, err
 	}
-	created, err := write(ctx, s.db, func(t *tx) (session.Session, error) { return t.createSession(c, j) })
+	created, err := write(ctx, s.db, needs(j, n.Account), func(t *tx) (session.Session, error) { return t.createSession(c, j) })
 	return created, created.CreatedAt, err
 }
 
@@ -162,13 +164,13 @@ func (s sessions) Get(ctx context.Context, id ids.Session) (session.Session, boo
 	if !legible(string(id)) {
 		return session.Session{}, false, time.Time{}, noSession()
 	}
-	f, err := view(ctx, s.db, func(q queries, now time.Time) (found, error) {
+	f, err := view(ctx, s.db, func(q queries) (found, error) {
 		o, err := load(q, id)
 		if errors.Is(err, sql.ErrNoRows) {
 			return found{}, noSession()
 		}
-		alive := o.EndedAt.IsZero() && o.mayAct && !o.AuthTime.Before(o.notBefore) && now.Before(o.IdleEndsAt) && now.Before(o.EndsAt)
-		return found{o.Session, alive, now}, err
+		alive := o.EndedAt.IsZero() && o.mayAct && !o.AuthTime.Before(o.notBefore) && o.read.Before(o.IdleEndsAt) && o.read.Before(o.EndsAt)
+		return found{o.Session, alive, o.read}, err
 	})
 	return f.Session, f.alive, f.now, err
 }
@@ -180,19 +182,19 @@ func (s sessions) List(ctx context.Context, id ids.Account, after session.Cursor
 	}
 	const (
 		of    = `SELECT ` + sessionColumns + ` FROM sessions WHERE `
-		alive = `ended_at IS NULL AND (created_at, id) < (?, ?) AND idle_ends_at > ? AND ends_at > ? AND ` + mayAct +
+		alive = `ended_at IS NULL AND (created_at, id) < (?, ?) AND idle_ends_at > @now AND ends_at > @now AND ` + mayAct +
 			` ORDER BY created_at DESC, id DESC LIMIT ?`
 	)
-	return view(ctx, s.db, func(q queries, now time.Time) ([]session.Session, error) {
+	return view(ctx, s.db, func(q queries) ([]session.Session, error) {
 		if id == "" {
-			return collect(q, scanSession, of+alive, at, last, micros(now), micros(now), max(limit, 0))
+			return collect(q, scanSession, of+alive, at, last, max(limit, 0))
 		}
-		return collect(q, scanSession, of+`account = ? AND `+alive, string(id), at, last, micros(now), micros(now), max(limit, 0))
+		return collect(q, scanSession, of+`account = ? AND `+alive, string(id), at, last, max(limit, 0))
 	})
 }
 
 func (s sessions) End(ctx context.Context, owner ids.Account, j journal.Journal) (int, error) {
-	return write(ctx, s.db, func(t *tx) (int, error) {
+	return write(ctx, s.db, needs(j), func(t *tx) (int, error) {
 		for _, e := range j.Ends {
 			if owner == "" || e.Session == "" {
 				continue
@@ -211,7 +213,7 @@ func (s sessions) End(ctx context.Context, owner ids.Account, j journal.Journal)
 }
 
 func (s sessions) Sweep(ctx context.Context, keep time.Duration, limit int) (int, error) {
-	return write(ctx, s.db, func(t *tx) (int, error) {
+	return write(ctx, s.db, locks{sweep: true}, func(t *tx) (int, error) {
 		n, err := t.finishEnds(limit)
 		if err != nil || n >= limit {
 			return n, err
@@ -247,7 +249,7 @@ func (t *tx) finishEnds(limit int) (int, error) {
 			n, _, err = t.endDead(journal.Kind(p.kind), p.id, p.notBefore, p.reason, room)
 		}
 		if err == nil && n < room {
-			_, err = t.exec(`DELETE FROM pending_ends WHERE kind = ? AND id = ?`, p.kind, p.id)
+			_, err = t.exec(`DELETE FROM pending_ends WHERE kind = ? AND id = ? AND not_before = ?`, p.kind, p.id, p.notBefore)
 		}
 		if err != nil {
 			return 0, err
@@ -280,7 +282,7 @@ func (t *tx) sweepSessions(before time.Time, limit int) (int, error) {
 		if d.end < micros(before) {
 			_, err = t.exec(`DELETE FROM sessions WHERE id = ?`, d.id)
 		} else {
-			_, err = t.exec(`UPDATE sessions SET sweep_at = ? WHERE id = ?`, d.end, d.id)
+			_, err = t.exec(`UPDATE sessions SET sweep_at = ? WHERE id = ? AND sweep_at < ?`, d.end, d.id, micros(before))
 		}
 		if err != nil {
 			return 0, err

@@ -1,12 +1,16 @@
 // Package sqlstore keeps everything of authsvc in SQL: accounts, clients, sessions, signing keys, the revocation log
-// and the audit log. The engine is SQLite in one file, opened by the server and the command line at the same time.
+// and the audit log. The engine is SQLite in one file, or PostgreSQL; one text of each statement serves both. The server and
+// the command line open a database at the same time.
 //
-// All writes of a process go through one goroutine with group commit: operations that wait together share one
+// SQLite: all writes of a process go through one goroutine with group commit: operations that wait together share one
 // transaction, each in a savepoint of its own, and nobody is answered before COMMIT (synchronous=FULL). So one
 // operation sees the whole effect of the one before it, a failed COMMIT fails all that shared it, and an answer means
 // that the change survives a power cut. Reads run beside the writer on connections of their own.
 //
-// Times are the process's clock (Options.Now), kept as unix microseconds.
+// PostgreSQL: an operation is a transaction on a pooled connection, after the locks that make it as good as alone; see
+// locks. The redemption of the newest refresh token is one statement, in one round trip.
+//
+// Times are unix microseconds, of the process's clock (Options.Now) with SQLite, and of the database's with PostgreSQL.
 package sqlstore
 
 import (
@@ -17,6 +21,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/authsvc/authsvc/internal/account"
 	"github.com/authsvc/authsvc/internal/audit"
@@ -31,12 +37,20 @@ const Memory = ":memory:"
 
 // Options are what Open needs.
 type Options struct {
-	// Path of the database file, or Memory. Required. Open creates the file, not its folder, with mode 0600.
+	// Path of SQLite's file, or Memory. Open creates the file, not its folder, with mode 0600. Exactly one of Path and URL
+	// is required.
 	Path string
-	// Now is the clock; time.Now if nil.
+	// URL of a PostgreSQL database, without a password: see CheckURL.
+	URL string
+	// Password of the URL's user, if the server wants one.
+	Password string
+	// Now is SQLite's clock; time.Now if nil. PostgreSQL has its own.
 	Now func() time.Time
 	// OpTimeout is the most that one call waits, whatever its context says; 5 s if zero.
 	OpTimeout time.Duration
+
+	driven    func() time.Time      // tests: what PostgreSQL takes for the time
+	configure func(*pgxpool.Config) // tests: a look at the connections
 }
 
 // Errors of Open and OpenExisting, for errors.Is.
@@ -55,8 +69,11 @@ var (
 type DB struct {
 	now     func() time.Time
 	timeout time.Duration
+	words   *dialect
 	memory  bool
 	epoch   [16]byte
+
+	pg *pool // nil for SQLite, which has what follows
 
 	w       *writer
 	readers *readers // nil in memory: reads go through the writer
@@ -72,13 +89,13 @@ type DB struct {
 func Open(ctx context.Context, o Options) (*DB, error) { return open(ctx, o, true) }
 
 // OpenExisting opens a database for a command beside a running server. It creates and migrates nothing, and refuses a
-// database that belongs to another user (ErrNotOwner) or whose schema is not exactly this program's (ErrSchemaNewer,
+// file that belongs to another user (ErrNotOwner), and a database without a schema (ErrNoDatabase) or whose schema is not exactly this program's (ErrSchemaNewer,
 // ErrSchemaOlder).
 func OpenExisting(ctx context.Context, o Options) (*DB, error) { return open(ctx, o, false) }
 
 func open(ctx context.Context, o Options, create bool) (*DB, error) {
-	if o.Path == "" {
-		return nil, errors.New("sqlstore: Path is required")
+	if (o.Path == "") == (o.URL == "") {
+		return nil, errors.New("sqlstore: exactly one of Path and URL is required")
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -86,59 +103,85 @@ func open(ctx context.Context, o Options, create bool) (*DB, error) {
 	if o.OpTimeout <= 0 {
 		o.OpTimeout = 5 * time.Second
 	}
-	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory}
-	if err := prepareFile(o.Path, create); err != nil {
+	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory, words: sqliteWords()}
+	if o.URL != "" {
+		if err := db.openPool(ctx, o, create); err != nil {
+			db.pg.close()
+			return nil, err
+		}
+		return db, nil
+	}
+	if err := db.openFile(ctx, o, create); err != nil {
 		return nil, err
+	}
+	return db, nil
+}
+
+func (db *DB) openFile(ctx context.Context, o Options, create bool) error {
+	if err := prepareFile(o.Path, create); err != nil {
+		return err
 	}
 	source, err := sql.Open("sqlite", dsn(o.Path, o.OpTimeout, true))
 	if err != nil {
-		return nil, fmt.Errorf("sqlstore: %w", err)
+		return fmt.Errorf("sqlstore: %w", err)
 	}
 	source.SetMaxOpenConns(1)
 	db.w = newWriter(db, source)
 	if err := db.start(ctx, create); err != nil {
 		_ = source.Close()
-		return nil, fmt.Errorf("%w (%s)", err, o.Path)
+		return fmt.Errorf("%w (%s)", err, o.Path)
 	}
 	if !db.memory {
-		if db.readers, err = openReaders(dsn(o.Path, o.OpTimeout, false)); err == nil {
+		if db.readers, err = openReaders(dsn(o.Path, o.OpTimeout, false), db.words); err == nil {
 			db.watch, err = openWatcher(dsn(o.Path, o.OpTimeout, false))
 		}
 		if err != nil {
 			_ = db.readers.close()
 			_ = source.Close()
-			return nil, err
+			return err
 		}
 	}
 	go db.w.run()
-	return db, nil
+	return nil
 }
 
-// start connects the writer, brings the schema up to date or checks it, and reads the epoch.
+// start connects SQLite's writer and settles the schema.
 func (db *DB) start(ctx context.Context, migrating bool) error {
 	t, err := db.w.connect(ctx)
 	if err != nil {
 		return fmt.Errorf("sqlstore: open: %w", err)
 	}
-	if err := migrate(ctx, t, migrating); err != nil {
+	if err := db.settle(ctx, t, migrating); err != nil {
 		return err
-	}
-	var epoch []byte
-	if err := t.row(`SELECT epoch FROM installation`).Scan(&epoch); err != nil {
-		return fmt.Errorf("sqlstore: read the installation's row: %w", err)
-	}
-	if copy(db.epoch[:], epoch) != len(db.epoch) {
-		return errors.New("sqlstore: the installation's epoch is malformed")
 	}
 	// From here on a locked database is met with our own bounded, jittered retry; see writer.begin.
 	_, err = t.exec(`PRAGMA busy_timeout = 20`)
 	return err
 }
 
+// settle brings the schema up to date or checks it, and reads the epoch.
+func (db *DB) settle(ctx context.Context, m migrator, migrating bool) error {
+	if err := db.words.migrate(ctx, m, migrating); err != nil {
+		return err
+	}
+	var epoch []byte
+	if err := m.once(`SELECT epoch FROM installation`).Scan(&epoch); err != nil {
+		return fmt.Errorf("sqlstore: read the installation's row: %w", err)
+	}
+	if copy(db.epoch[:], epoch) != len(db.epoch) {
+		return errors.New("sqlstore: the installation's epoch is malformed")
+	}
+	return nil
+}
+
 // Close lets the operations that have been accepted finish, stops the writer and closes the file.
 func (db *DB) Close() error {
 	var err error
 	db.closing.Do(func() {
+		if db.pg != nil {
+			db.pg.close()
+			return
+		}
 		close(db.w.quit)
 		<-db.w.stopped
 		err = errors.Join(db.readers.close(), db.watch.close(), db.w.close())
@@ -148,11 +191,19 @@ func (db *DB) Close() error {
 
 // Ping reports whether the database answers.
 func (db *DB) Ping(ctx context.Context) error {
-	_, err := view(ctx, db, func(q queries, _ time.Time) (int, error) {
+	_, err := view(ctx, db, func(q queries) (int, error) {
 		var one int
 		return one, q.row(`SELECT only_row FROM installation`).Scan(&one)
 	})
 	return err
+}
+
+// TailEvery is how often Revocations().Changed is to be asked: SQLite answers from its own memory, PostgreSQL by a round trip.
+func (db *DB) TailEvery() time.Duration {
+	if db.pg != nil {
+		return 250 * time.Millisecond
+	}
+	return 20 * time.Millisecond
 }
 
 // Epoch is the random id of this history of the database.

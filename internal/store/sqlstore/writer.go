@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -35,7 +34,7 @@ type op struct {
 type writer struct {
 	db      *DB
 	source  *sql.DB
-	t       *tx // nil until connected, and after a connection was given up
+	t       *lite // nil until connected, and after a connection was given up
 	queue   chan *op
 	quit    chan struct{}
 	stopped chan struct{}
@@ -45,20 +44,21 @@ func newWriter(db *DB, source *sql.DB) *writer {
 	return &writer{db: db, source: source, queue: make(chan *op, 4*maxBatch), quit: make(chan struct{}), stopped: make(chan struct{})}
 }
 
-// tx is the writer's connection inside a transaction, as one operation sees it.
-type tx struct {
+// lite is the writer's connection, with its statements prepared.
+type lite struct {
 	conn  *sql.Conn
-	stmts map[string]*sql.Stmt
-	now   time.Time // the operation's time, in whole microseconds
+	words *dialect
+	stmts map[string]*prepared // by the text that is common
+	now   int64
 }
 
-// write runs fn as one operation: all or nothing, and committed before write returns without error. A call that waits
-// longer than its context or OpTimeout is Unavailable: an operation that had not begun is then skipped, one that had is
+type prepared struct {
+	*statement
+	*sql.Stmt
+}
+
+// queued runs fn on the writer's goroutine. What a caller takes back before it has begun is skipped; what has begun is
 // finished without its caller.
-func write[T any](ctx context.Context, db *DB, fn func(*tx) (T, error)) (T, error) {
-	return queued(ctx, db, false, fn)
-}
-
 func queued[T any](ctx context.Context, db *DB, read bool, fn func(*tx) (T, error)) (T, error) {
 	var v, zero T
 	o := &op{read: read, done: make(chan struct{}), run: func(t *tx) (err error) {
@@ -69,11 +69,6 @@ func queued[T any](ctx context.Context, db *DB, read bool, fn func(*tx) (T, erro
 		return zero, err
 	}
 	return v, nil
-}
-
-// change is write for operations without a result.
-func change(ctx context.Context, db *DB, fn func(*tx) error) error {
-	return db.w.submit(ctx, &op{done: make(chan struct{}), run: fn})
 }
 
 func (w *writer) submit(ctx context.Context, o *op) error {
@@ -178,13 +173,14 @@ func (w *writer) runAll(batch []*op) (wrote bool, err error) {
 			o.err = unavailable(err)
 			continue
 		}
-		w.t.now = w.db.instant()
+		t := &tx{connection: w.t, now: w.db.instant()}
+		w.t.now = micros(t.now)
 		if !alone {
 			if _, err := w.t.exec("SAVEPOINT op"); err != nil {
 				return false, err
 			}
 		}
-		o.err = translate(safely(o.run, w.t))
+		o.err = translate(safely(o.run, t))
 		wrote = wrote || o.err == nil && !o.read
 		if alone {
 			return wrote, nil
@@ -200,16 +196,6 @@ func (w *writer) runAll(batch []*op) (wrote bool, err error) {
 		}
 	}
 	return wrote, nil
-}
-
-// safely keeps the writer alive through a panic of one operation, which then fails alone.
-func safely(run func(*tx) error, t *tx) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("sqlstore: panic in an operation: %v", p)
-		}
-	}()
-	return run(t)
 }
 
 // begin starts the transaction. Another process may hold the lock: it tries again after 1 to 10 ms, for OpTimeout at most.
@@ -265,12 +251,12 @@ func (w *writer) rollback() error {
 	return err
 }
 
-func (w *writer) connect(ctx context.Context) (*tx, error) {
+func (w *writer) connect(ctx context.Context) (*lite, error) {
 	conn, err := w.source.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	w.t = &tx{conn: conn, stmts: map[string]*sql.Stmt{}}
+	w.t = &lite{conn: conn, words: w.db.words, stmts: map[string]*prepared{}}
 	return w.t, nil
 }
 
@@ -293,49 +279,49 @@ func (w *writer) close() error {
 }
 
 // stmt gives the prepared statement, which lives as long as the connection.
-func (t *tx) stmt(query string) (*sql.Stmt, error) {
+func (t *lite) stmt(query string) (*prepared, error) {
 	if s := t.stmts[query]; s != nil {
 		return s, nil
 	}
-	s, err := t.conn.PrepareContext(context.Background(), query)
+	words := t.words.statement(query)
+	s, err := t.conn.PrepareContext(context.Background(), words.text)
 	if err != nil {
 		return nil, err
 	}
-	t.stmts[query] = s
-	return s, nil
+	t.stmts[query] = &prepared{words, s}
+	return t.stmts[query], nil
 }
 
+func (t *lite) time() int64 { return t.now }
+
 // exec runs a statement and gives how many rows it touched. It has no context: a begun operation completes.
-func (t *tx) exec(query string, args ...any) (int64, error) {
+func (t *lite) exec(query string, args ...any) (int64, error) {
 	s, err := t.stmt(query)
 	if err != nil {
 		return 0, err
 	}
-	r, err := s.Exec(args...)
+	r, err := s.Exec(s.bind(args, t.time)...)
 	if err != nil {
 		return 0, err
 	}
 	return r.RowsAffected()
 }
 
-func (t *tx) row(query string, args ...any) scanner {
+func (t *lite) row(query string, args ...any) scanner {
 	s, err := t.stmt(query)
 	if err != nil {
 		return failed{err}
 	}
-	return s.QueryRow(args...)
+	return s.QueryRow(s.bind(args, t.time)...)
 }
 
-func (t *tx) rows(query string, args ...any) (*sql.Rows, error) {
+func (t *lite) rows(query string, args ...any) (rowset, error) {
 	s, err := t.stmt(query)
 	if err != nil {
 		return nil, err
 	}
-	return s.Query(args...)
+	return s.Query(s.bind(args, t.time)...) //nolint:rowserrcheck // collect asks
 }
-
-// once reads a row by a statement that is not kept.
-func (t *tx) once(query string) scanner { return t.conn.QueryRowContext(context.Background(), query) }
 
 // instant is the store's now.
 func (db *DB) instant() time.Time { return db.now().UTC().Truncate(time.Microsecond) }

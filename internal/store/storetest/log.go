@@ -319,7 +319,9 @@ var revocationCases = []testCase{
 		for i := range 20 {
 			s.ok(s.Revocations.Append(s.ctx(), journal.Journal{Revokes: []journal.Revocation{{Kind: journal.KindToken, ID: fmt.Sprint("t", i)}}}))
 			s.equal("after a change", changed(), true)
-			s.equal("after none", changed(), false)
+			if !s.Shared {
+				s.equal("after none", changed(), false)
+			}
 		}
 		s.account("ada")
 		s.equal("after another change", changed(), true)

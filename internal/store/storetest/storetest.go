@@ -30,6 +30,8 @@ type Stores struct {
 	Revocations revocation.Store
 	Audit       audit.Store
 	Clock       *Clock // what the store was opened with
+	// Shared says that other tests' changes may make Changed say true.
+	Shared bool
 }
 
 // Clock is a clock that a test sets.
@@ -69,6 +71,7 @@ func Run(t *testing.T, open func(*testing.T) Stores) {
 		{"redeem", redeemCases},
 		{"schedules", scheduleCases},
 		{"cut-offs", cutOffCases},
+		{"races", raceCases},
 		{"keys", keyCases},
 		{"revocations", revocationCases},
 		{"audit", auditCases},

@@ -1,0 +1,350 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// pool is a PostgreSQL database. An operation is a transaction of its own at READ COMMITTED, on a pooled connection, with
+// its locks taken before it reads; a redemption of the newest token is one statement, which needs none. Docs/adr/0013 says
+// why that is enough.
+type pool struct {
+	source  *pgxpool.Pool
+	words   *dialect
+	timeout time.Duration
+	schema  string
+	driven  func() time.Time // a test's clock instead of the database's; nil otherwise
+	closed  atomic.Bool
+
+	mu   sync.Mutex
+	last string // the snapshot that changed saw
+}
+
+// What a statement says when the database lost its connection, or chose it to give way, may be asked again: after a
+// restart every pooled connection fails once.
+const (
+	mostTries = 100
+	firstWait = time.Millisecond
+	longWait  = 50 * time.Millisecond
+)
+
+// retry runs f until it succeeds, fails for good, or ctx ends.
+func (p *pool) retry(ctx context.Context, f func(*pgxpool.Conn) error) error {
+	wait := firstWait
+	for try := 1; ; try++ {
+		err := p.once(ctx, f)
+		again := collided(err)
+		var lost *lostError
+		if errors.As(err, &lost) {
+			again, wait = true, firstWait
+		}
+		if !again || try == mostTries || ctx.Err() != nil {
+			return err
+		}
+		pause := time.NewTimer(wait/2 + rand.N(wait))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		}
+		wait = min(2*wait, longWait)
+	}
+}
+
+func (p *pool) once(ctx context.Context, f func(*pgxpool.Conn) error) error {
+	if p.closed.Load() {
+		return unavailable(errClosed)
+	}
+	conn, err := p.source.Acquire(ctx)
+	if err != nil {
+		return unavailable(err)
+	}
+	defer conn.Release()
+	if err = f(conn); readOnly(err) {
+		_ = conn.Conn().Close(ctx) // its server was made a standby; the next connection looks for the primary
+	}
+	return err
+}
+
+// lostError is the end of a connection at a moment when nothing can have been committed.
+type lostError struct{ error }
+
+func (e *lostError) Unwrap() error { return e.error }
+
+// lost marks an error after which the same may be asked on another connection.
+func lost(ctx context.Context, conn *pgxpool.Conn, err error) error {
+	if err != nil && ctx.Err() == nil && conn.Conn().IsClosed() {
+		return &lostError{err}
+	}
+	return err
+}
+
+// operate runs one operation in a transaction.
+func operate[T any](ctx context.Context, p *pool, l locks, fn func(*tx) (T, error)) (T, error) {
+	var v, zero T
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	err := p.retry(ctx, func(conn *pgxpool.Conn) error {
+		c := &pgConn{ctx: ctx, conn: conn.Conn(), p: p}
+		t := &tx{connection: c}
+		err := c.begin(l)
+		if err == nil {
+			t.now = instantOf(c.now)
+			err = safely(func(t *tx) (err error) {
+				v, err = fn(t)
+				return err
+			}, t)
+		}
+		if err != nil {
+			c.rollback()
+			return lost(ctx, conn, err)
+		}
+		return c.commit()
+	})
+	if err != nil {
+		return zero, translate(err)
+	}
+	return v, nil
+}
+
+// ask runs one reading statement. Settled waits for whoever has the installation alone, so that a cut-off which is being
+// committed is seen.
+func ask[T any](ctx context.Context, p *pool, settled bool, fn func(queries) (T, error)) (T, error) {
+	var v, zero T
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	err := p.retry(ctx, func(conn *pgxpool.Conn) (err error) {
+		v, err = fn(&pgConn{ctx: ctx, conn: conn.Conn(), p: p, settled: settled})
+		return lost(ctx, conn, err)
+	})
+	if err != nil {
+		return zero, translate(err)
+	}
+	return v, nil
+}
+
+// settled is view for what must not overtake the end of a client or of everything.
+func settled[T any](ctx context.Context, db *DB, fn func(q queries) (T, error)) (T, error) {
+	if db.pg == nil {
+		return view(ctx, db, fn)
+	}
+	return ask(ctx, db.pg, true, fn)
+}
+
+// alone runs one changing statement that is its own transaction: one round trip. Nothing is asked again that may have
+// been committed.
+func alone[T any](ctx context.Context, p *pool, fn func(queries) (T, error)) (T, error) {
+	var v, zero T
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	err := p.retry(ctx, func(conn *pgxpool.Conn) (err error) {
+		c := &pgConn{ctx: ctx, conn: conn.Conn(), p: p}
+		if v, err = fn(c); err == nil {
+			return c.replicated()
+		}
+		if pgconn.SafeToRetry(err) { // nothing was sent
+			return lost(ctx, conn, err)
+		}
+		return err
+	})
+	if err != nil {
+		return zero, translate(err)
+	}
+	return v, nil
+}
+
+// pgConn is a connection for one call.
+type pgConn struct {
+	ctx     context.Context //nolint:containedctx // it lives as long as one call
+	conn    *pgx.Conn
+	p       *pool
+	settled bool
+	now     int64
+}
+
+func (c *pgConn) time() int64 { return micros(c.p.driven().UTC().Truncate(time.Microsecond)) }
+
+func (c *pgConn) exec(query string, args ...any) (int64, error) {
+	s := c.p.words.statement(query)
+	tag, err := c.conn.Exec(c.ctx, s.text, s.bind(args, c.time)...)
+	return tag.RowsAffected(), err
+}
+
+func (c *pgConn) row(query string, args ...any) scanner {
+	s := c.p.words.statement(query)
+	args = s.bind(args, c.time)
+	if !c.settled {
+		return c.conn.QueryRow(c.ctx, s.text, args...)
+	}
+	// Two statements, one round trip, and one implicit transaction: the second takes its snapshot when the lock is had.
+	var b pgx.Batch
+	b.Queue(lockShared, c.p.key("installation", ""))
+	b.Queue(s.text, args...)
+	answers := c.conn.SendBatch(c.ctx, &b)
+	if _, err := answers.Exec(); err != nil {
+		_ = answers.Close()
+		return failed{err}
+	}
+	return lastRow{answers}
+}
+
+// lastRow is the row of the last statement of a batch.
+type lastRow struct{ answers pgx.BatchResults }
+
+func (r lastRow) Scan(dest ...any) error {
+	err := r.answers.QueryRow().Scan(dest...)
+	if closing := r.answers.Close(); err == nil {
+		err = closing
+	}
+	return err
+}
+
+func (c *pgConn) rows(query string, args ...any) (rowset, error) {
+	s := c.p.words.statement(query)
+	rows, err := c.conn.Query(c.ctx, s.text, s.bind(args, c.time)...)
+	return pgRows{rows}, err
+}
+
+type pgRows struct{ pgx.Rows }
+
+// Close implements rowset; what went wrong is in Err.
+func (r pgRows) Close() error {
+	r.Rows.Close()
+	return nil
+}
+
+const (
+	lockShared = `SELECT pg_advisory_xact_lock_shared($1)`
+	lockAlone  = `SELECT pg_advisory_xact_lock($1)`
+	lockRow    = `SELECT id FROM sessions WHERE id = $1 FOR UPDATE`
+	clock      = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+)
+
+// begin opens the transaction, takes its locks in the one order that all keep, and then reads the clock: one round trip.
+func (c *pgConn) begin(l locks) error {
+	var b pgx.Batch
+	b.Queue(`BEGIN`)
+	switch {
+	case l.alone:
+		b.Queue(lockAlone, c.p.key("installation", ""))
+	case l.row == "":
+		b.Queue(lockShared, c.p.key("installation", ""))
+	}
+	slices.Sort(l.accounts)
+	for _, a := range slices.Compact(l.accounts) {
+		b.Queue(lockAlone, c.p.key("account", a))
+	}
+	if l.sweep {
+		b.Queue(lockAlone, c.p.key("sweep", ""))
+	}
+	if l.row != "" {
+		b.Queue(lockRow, string(l.row))
+	}
+	b.Queue(clock)
+	answers := c.conn.SendBatch(c.ctx, &b)
+	for range b.Len() - 1 {
+		if _, err := answers.Exec(); err != nil {
+			_ = answers.Close()
+			return err
+		}
+	}
+	err := answers.QueryRow().Scan(&c.now)
+	if closing := answers.Close(); err == nil {
+		err = closing
+	}
+	if c.p.driven != nil {
+		c.now = c.time()
+	}
+	return err
+}
+
+// lockLog is taken before a position is, and held to the end: positions are committed in their order, so that a tail which
+// has seen one will never see a lower one come.
+func (c *pgConn) lockLog() error {
+	_, err := c.conn.Exec(c.ctx, lockAlone, c.p.key("log", ""))
+	return err
+}
+
+func (c *pgConn) commit() error {
+	tag, err := c.conn.Exec(c.ctx, `COMMIT`)
+	if err == nil && tag.String() != "COMMIT" {
+		err = fmt.Errorf("sqlstore: the transaction ended with %s", tag)
+	}
+	if err == nil {
+		err = c.replicated()
+	}
+	if err != nil && !collided(err) {
+		err = unavailable(err) // nobody knows what became of it
+	}
+	return err
+}
+
+// rollback ends the transaction without a trace. A connection that cannot do that in time is closed, and its server then
+// does it.
+func (c *pgConn) rollback() {
+	if c.conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), time.Second)
+	defer cancel()
+	if _, err := c.conn.Exec(ctx, `ROLLBACK`); err != nil {
+		_ = c.conn.Close(ctx)
+	}
+}
+
+// unreplicated is where a connection keeps the warning that a commit was not awaited on the standby.
+const unreplicated = "authsvc.unreplicated"
+
+var errUnreplicated = errors.New("sqlstore: the commit was not awaited on a standby")
+
+// replicated says whether the commit just made is where synchronous_standby_names wants it. If not, a failover may undo
+// it, and so nobody is told that it was done.
+func (c *pgConn) replicated() error {
+	data := c.conn.PgConn().CustomData()
+	if _, warned := data[unreplicated]; !warned {
+		return nil
+	}
+	delete(data, unreplicated)
+	return unavailable(errUnreplicated)
+}
+
+// key names an advisory lock of this schema.
+func (p *pool) key(kind, id string) int64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(p.schema + "\x00" + kind + "\x00" + id))
+	return int64(h.Sum64())
+}
+
+// changed compares what a statement would see now with what one would have seen then. Every transaction of the cluster
+// that wrote makes a difference, whoever it belonged to.
+func (p *pool) changed(ctx context.Context) (bool, error) {
+	now, err := ask(ctx, p, false, func(q queries) (string, error) {
+		return scanText(q.row(`SELECT pg_current_snapshot()::text`))
+	})
+	if err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed := now != p.last
+	p.last = now
+	return changed, nil
+}
+
+func (p *pool) close() {
+	if p != nil && p.source != nil && p.closed.CompareAndSwap(false, true) {
+		p.source.Close() // waits for those who have a connection
+	}
+}
