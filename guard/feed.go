@@ -38,6 +38,7 @@ const (
 	snapshotLimit = 2 * time.Minute  // from the call to the end of its snapshot
 	snapshotMost  = 10_000_000       // entries of one snapshot, so that an endless one does not eat the memory
 	messageLimit  = 16 << 20         // bytes of one message
+	windowSize    = 1 << 20          // bytes on the way to us, a snapshot's for the most part
 	sweepEvery    = time.Minute
 	clockWarning  = 30 * time.Second       // by which the wall clock may be behind Now in silence
 	firstWindow   = 500 * time.Millisecond // a reconnect comes at a random moment of its window

@@ -44,6 +44,8 @@ func (o *FeedOptions) dial() ([]grpc.DialOption, error) {
 	dial := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(basic), grpc.WithDisableServiceConfig(),
 		grpc.WithUserAgent("authsvc-guard"), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageLimit)),
+		// A window that fits itself to the line is measured by a ping for each change, which costs both ends more than the change.
+		grpc.WithStaticStreamWindowSize(windowSize), grpc.WithStaticConnWindowSize(windowSize),
 	}
 	if basic.plain && !o.Insecure {
 		dial = append(dial, grpc.WithContextDialer(dialLoopback))

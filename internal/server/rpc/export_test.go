@@ -16,16 +16,18 @@ import (
 
 // Step is one look of Run at the log, with a heartbeat or without.
 func (h *Hub) Step(beat bool) {
-	if !beat {
-		h.step(time.Time{})
-		return
-	}
+	now := time.Now()
+	h.order.Lock()
+	h.handed = time.Time{} // so that nothing waits
+	h.order.Unlock()
 	h.mu.Lock()
 	for w := range h.joined {
-		w.due = time.Time{}
+		if w.due = now.Add(h.o.Beat); beat {
+			w.due = now
+		}
 	}
 	h.mu.Unlock()
-	h.step(time.Now())
+	h.step(now)
 }
 
 // WatchWithout serves a call that has no connection: what WatchTrust does once it knows who calls.

@@ -26,8 +26,10 @@ type HubOptions struct {
 	Log    feedLog       // required
 	Issuer string        // required: whose feed it is
 	KeySet func() []byte // required: the JWK Set, empty while there is none
-	Every  time.Duration // how long changes wait for others to share their message; 20 ms by default
-	Beat   time.Duration // between heartbeats, and between looks at a watcher's credentials; 1 s by default
+	// Every is the most that a change waits for others to share its message; 20 ms by default. It waits only where another was handed
+	// out not long ago.
+	Every time.Duration
+	Beat  time.Duration // between heartbeats, and between looks at a watcher's credentials; 1 s by default
 	// Start is how long a watcher may take to read what it gets at first; 2 min by default. Until then nothing is queued for it,
 	// so that nothing else would show that it does not read.
 	Start time.Duration
@@ -58,6 +60,8 @@ type Hub struct {
 	order sync.Mutex
 	at    standing // what has been handed to all who have joined
 	named naming   // the key set that was looked at last
+	// When a change was last handed out, and since when one waits for others; zero where none does.
+	handed, since time.Time
 
 	mu       sync.Mutex
 	watchers map[*watcher]struct{}
@@ -147,7 +151,7 @@ func NewHub(o HubOptions) (*Hub, error) {
 
 // Run hands out changes and heartbeats until ctx ends.
 func (h *Hub) Run(ctx context.Context) error {
-	tick, tidy := time.NewTicker(h.o.Every), time.NewTicker(h.o.Beat)
+	tick, tidy := time.NewTicker(h.o.look()), time.NewTicker(h.o.Beat)
 	defer tick.Stop()
 	defer tidy.Stop()
 	for {
@@ -173,8 +177,25 @@ func (h *Hub) step(now time.Time) {
 		h.at = standing{} // whoever comes next looks anew; until then the log's old entries need not be kept
 		return
 	}
-	h.advance()
+	if next := h.look(); !h.waits(next, now) {
+		h.move(next)
+	}
 	h.beat(now)
+}
+
+// look is how often Run looks whether anything is new.
+func (o *HubOptions) look() time.Duration { return max(o.Every/4, time.Millisecond) }
+
+// waits says whether a change is to wait for others: not where the last is long past, so that one alone comes at once; where they come
+// one upon the other, as long as it may, which makes a third fewer messages of them. Under h.order.
+func (h *Hub) waits(next standing, now time.Time) bool {
+	if h.at.same(next) {
+		return false
+	}
+	if h.since.IsZero() {
+		h.since = now
+	}
+	return now.Sub(h.handed) < 2*h.o.Every && now.Sub(h.since) < h.o.Every-h.o.look()
 }
 
 // beat hands the sign for a heartbeat to whose time has come. Each watcher has a time of its own: if all had one, a change that came
@@ -194,10 +215,18 @@ func (h *Hub) beat(now time.Time) {
 	}
 }
 
-// advance moves to where the log and the keys are, and hands what lies between to all who have joined. Under h.order.
-func (h *Hub) advance() {
+// look gives where the log and the keys are. Under h.order.
+func (h *Hub) look() standing {
 	next := standing{view: h.o.Log.View(), keySet: h.o.KeySet()}
 	next.kids = h.named.of(next.keySet)
+	return next
+}
+
+// advance moves to where the log and the keys are at once. Under h.order.
+func (h *Hub) advance() { h.move(h.look()) }
+
+// move hands what lies between to all who have joined. Under h.order.
+func (h *Hub) move(next standing) {
 	h.mu.Lock()
 	joined := len(h.joined) > 0 // nobody joins meanwhile
 	h.mu.Unlock()
@@ -211,8 +240,9 @@ func (h *Hub) advance() {
 		h.hand(e)
 		h.stats.Deltas++
 		h.mu.Unlock()
+		h.handed = time.Now()
 	}
-	h.at = next
+	h.at, h.since = next, time.Time{}
 }
 
 // hand puts an event into every queue that has room, and cuts the others off. Under h.mu.
