@@ -73,7 +73,7 @@ func (p *pool) once(ctx context.Context, f func(*pgxpool.Conn) error) error {
 	}
 	defer conn.Release()
 	if err = f(conn); readOnly(err) {
-		_ = conn.Conn().Close(ctx) // its server was made a standby; the next connection looks for the primary
+		p.source.Reset() // another server took over: what this one reads is old, on every connection to it
 	}
 	return err
 }

@@ -157,6 +157,8 @@ func (p *pool) sound(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("database.url: the database's encoding is %s: create it with ENCODING 'UTF8'", encoding)
 	case commit == "off":
 		return errors.New("database.url: synchronous_commit is off, so that a crash would bring back what was revoked: set it to on for this database or user")
+	case commit == "local":
+		return errors.New("database.url: synchronous_commit is local, which waits for no standby, so that a failover would bring back what was revoked: set it to on for this database or user")
 	}
 	p.schema = *schema
 	return nil
