@@ -68,12 +68,20 @@ func change(ctx context.Context, db *DB, l locks, fn func(*tx) error) error {
 func view[T any](ctx context.Context, db *DB, fn func(q queries) (T, error)) (T, error) {
 	switch {
 	case db.pg != nil:
-		return ask(ctx, db.pg, false, fn)
+		return ask(ctx, db.pg, db.pg.source, false, fn)
 	case db.memory: // one connection holds the whole database
 		return queued(ctx, db, true, func(t *tx) (T, error) { return fn(t) })
 	default:
 		return beside(ctx, db, fn)
 	}
+}
+
+// follow is view for the revocation log, which never waits for the connections that calls have taken.
+func follow[T any](ctx context.Context, db *DB, fn func(q queries) (T, error)) (T, error) {
+	if db.pg != nil {
+		return ask(ctx, db.pg, db.pg.tail, false, fn)
+	}
+	return view(ctx, db, fn)
 }
 
 // finish appends to the log what the operation has listed, in the order in which it did.

@@ -21,6 +21,7 @@ import (
 // why that is enough.
 type pool struct {
 	source  *pgxpool.Pool
+	tail    *pgxpool.Pool // one connection for the revocation log, so that the list does not age while all others are taken
 	words   *dialect
 	timeout time.Duration
 	schema  string
@@ -39,11 +40,11 @@ const (
 	longWait  = 50 * time.Millisecond
 )
 
-// retry runs f until it succeeds, fails for good, or ctx ends.
-func (p *pool) retry(ctx context.Context, f func(*pgxpool.Conn) error) error {
+// retry runs f on a connection of one of the pool's sources until it succeeds, fails for good, or ctx ends.
+func (p *pool) retry(ctx context.Context, from *pgxpool.Pool, f func(*pgxpool.Conn) error) error {
 	wait := firstWait
 	for try := 1; ; try++ {
-		err := p.once(ctx, f)
+		err := p.once(ctx, from, f)
 		again := collided(err)
 		var lost *lostError
 		if errors.As(err, &lost) {
@@ -63,17 +64,18 @@ func (p *pool) retry(ctx context.Context, f func(*pgxpool.Conn) error) error {
 	}
 }
 
-func (p *pool) once(ctx context.Context, f func(*pgxpool.Conn) error) error {
+func (p *pool) once(ctx context.Context, from *pgxpool.Pool, f func(*pgxpool.Conn) error) error {
 	if p.closed.Load() {
 		return unavailable(errClosed)
 	}
-	conn, err := p.source.Acquire(ctx)
+	conn, err := from.Acquire(ctx)
 	if err != nil {
 		return unavailable(err)
 	}
 	defer conn.Release()
 	if err = f(conn); readOnly(err) {
 		p.source.Reset() // another server took over: what this one reads is old, on every connection to it
+		p.tail.Reset()
 	}
 	return err
 }
@@ -96,7 +98,7 @@ func operate[T any](ctx context.Context, p *pool, l locks, fn func(*tx) (T, erro
 	var v, zero T
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	err := p.retry(ctx, func(conn *pgxpool.Conn) error {
+	err := p.retry(ctx, p.source, func(conn *pgxpool.Conn) error {
 		c := &pgConn{ctx: ctx, conn: conn.Conn(), p: p}
 		t := &tx{connection: c}
 		err := c.begin(l)
@@ -121,11 +123,11 @@ func operate[T any](ctx context.Context, p *pool, l locks, fn func(*tx) (T, erro
 
 // ask runs one reading statement. Settled waits for whoever has the installation alone, so that a cut-off which is being
 // committed is seen.
-func ask[T any](ctx context.Context, p *pool, settled bool, fn func(queries) (T, error)) (T, error) {
+func ask[T any](ctx context.Context, p *pool, from *pgxpool.Pool, settled bool, fn func(queries) (T, error)) (T, error) {
 	var v, zero T
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	err := p.retry(ctx, func(conn *pgxpool.Conn) (err error) {
+	err := p.retry(ctx, from, func(conn *pgxpool.Conn) (err error) {
 		v, err = fn(&pgConn{ctx: ctx, conn: conn.Conn(), p: p, settled: settled})
 		return lost(ctx, conn, err)
 	})
@@ -140,7 +142,7 @@ func settled[T any](ctx context.Context, db *DB, fn func(q queries) (T, error)) 
 	if db.pg == nil {
 		return view(ctx, db, fn)
 	}
-	return ask(ctx, db.pg, true, fn)
+	return ask(ctx, db.pg, db.pg.source, true, fn)
 }
 
 // alone runs one changing statement that is its own transaction: one round trip. Nothing is asked again that may have
@@ -149,7 +151,7 @@ func alone[T any](ctx context.Context, p *pool, fn func(queries) (T, error)) (T,
 	var v, zero T
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	err := p.retry(ctx, func(conn *pgxpool.Conn) (err error) {
+	err := p.retry(ctx, p.source, func(conn *pgxpool.Conn) (err error) {
 		c := &pgConn{ctx: ctx, conn: conn.Conn(), p: p}
 		if v, err = fn(c); err == nil {
 			return c.replicated()
@@ -330,7 +332,7 @@ func (p *pool) key(kind, id string) int64 {
 // changed compares what a statement would see now with what one would have seen then. Every transaction of the cluster
 // that wrote makes a difference, whoever it belonged to.
 func (p *pool) changed(ctx context.Context) (bool, error) {
-	now, err := ask(ctx, p, false, func(q queries) (string, error) {
+	now, err := ask(ctx, p, p.tail, false, func(q queries) (string, error) {
 		return scanText(q.row(`SELECT pg_current_snapshot()::text`))
 	})
 	if err != nil {
@@ -344,7 +346,11 @@ func (p *pool) changed(ctx context.Context) (bool, error) {
 }
 
 func (p *pool) close() {
-	if p != nil && p.source != nil && p.closed.CompareAndSwap(false, true) {
-		p.source.Close() // waits for those who have a connection
+	if p != nil && p.closed.CompareAndSwap(false, true) {
+		for _, source := range []*pgxpool.Pool{p.source, p.tail} {
+			if source != nil {
+				source.Close() // waits for those who have a connection
+			}
+		}
 	}
 }

@@ -125,6 +125,11 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 	if db.pg.source, err = pgxpool.NewWithConfig(ctx, c); err != nil {
 		return fmt.Errorf("database.url: %w", err)
 	}
+	following := c.Copy()
+	following.MaxConns, following.MinConns, following.MinIdleConns = 1, 0, 0
+	if db.pg.tail, err = pgxpool.NewWithConfig(ctx, following); err != nil {
+		return fmt.Errorf("database.url: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, max(o.OpTimeout, time.Minute)) // a migration may take longer than a call
 	defer cancel()
 	conn, err := db.pg.source.Acquire(ctx)

@@ -10,7 +10,7 @@ import (
 type revocations struct{ db *DB }
 
 func (s revocations) Tail(ctx context.Context, after int64) (revocation.Page, error) {
-	return view(ctx, s.db, func(q queries) (revocation.Page, error) {
+	return follow(ctx, s.db, func(q queries) (revocation.Page, error) {
 		var page revocation.Page
 		var now int64
 		entries, err := collect(q, func(s scanner) (revocation.Entry, error) {
