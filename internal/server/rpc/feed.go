@@ -26,8 +26,8 @@ type HubOptions struct {
 	Log    feedLog       // required
 	Issuer string        // required: whose feed it is
 	KeySet func() []byte // required: the JWK Set, empty while there is none
-	// Every is the most that a change waits for others to share its message; 20 ms by default. It waits only where another was handed
-	// out not long ago.
+	// Every is between two changes that are handed out, and so the most that one waits for others to share its message; 20 ms by
+	// default. One that comes later than that goes at once.
 	Every time.Duration
 	Beat  time.Duration // between heartbeats, and between looks at a watcher's credentials; 1 s by default
 	// Start is how long a watcher may take to read what it gets at first; 2 min by default. Until then nothing is queued for it,
@@ -57,11 +57,10 @@ type Hub struct {
 
 	// One at a time moves at and joins. Changes are marshalled under order alone, so that many of them hold up nobody who comes,
 	// leaves, counts or drains. It is taken before mu.
-	order sync.Mutex
-	at    standing // what has been handed to all who have joined
-	named naming   // the key set that was looked at last
-	// When a change was last handed out, and since when one waits for others; zero where none does.
-	handed, since time.Time
+	order  sync.Mutex
+	at     standing  // what has been handed to all who have joined
+	named  naming    // the key set that was looked at last
+	handed time.Time // when a change was last handed out
 
 	mu       sync.Mutex
 	watchers map[*watcher]struct{}
@@ -166,7 +165,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// step hands out what is new, and the sign for a heartbeat to whose time has come by now.
+// step hands out what is new, unless it has to wait, and the sign for a heartbeat to whose time has come by now.
 func (h *Hub) step(now time.Time) {
 	h.order.Lock()
 	defer h.order.Unlock()
@@ -177,7 +176,7 @@ func (h *Hub) step(now time.Time) {
 		h.at = standing{} // whoever comes next looks anew; until then the log's old entries need not be kept
 		return
 	}
-	if next := h.look(); !h.waits(next, now) {
+	if next := h.look(); h.at.same(next) || now.Sub(h.handed) > h.o.Every-h.o.look()/2 {
 		h.move(next)
 	}
 	h.beat(now)
@@ -185,18 +184,6 @@ func (h *Hub) step(now time.Time) {
 
 // look is how often Run looks whether anything is new.
 func (o *HubOptions) look() time.Duration { return max(o.Every/4, time.Millisecond) }
-
-// waits says whether a change is to wait for others: not where the last is long past, so that one alone comes at once; where they come
-// one upon the other, as long as it may, which makes a third fewer messages of them. Under h.order.
-func (h *Hub) waits(next standing, now time.Time) bool {
-	if h.at.same(next) {
-		return false
-	}
-	if h.since.IsZero() {
-		h.since = now
-	}
-	return now.Sub(h.handed) < 2*h.o.Every && now.Sub(h.since) < h.o.Every-h.o.look()
-}
 
 // beat hands the sign for a heartbeat to whose time has come. Each watcher has a time of its own: if all had one, a change that came
 // then would wait for all their heartbeats. Under h.order.
@@ -242,7 +229,7 @@ func (h *Hub) move(next standing) {
 		h.mu.Unlock()
 		h.handed = time.Now()
 	}
-	h.at, h.since = next, time.Time{}
+	h.at = next
 }
 
 // hand puts an event into every queue that has room, and cuts the others off. Under h.mu.
