@@ -24,13 +24,20 @@ func main() {
 
 // run is the whole show, or, with the name of a service, that service as a process of its own.
 func run(ctx context.Context, args []string) error {
-	switch {
-	case len(args) == 0:
+	if len(args) == 0 {
 		return show(ctx)
-	case len(args) == 2 && args[0] == "stock":
-		return serveStock(ctx, args[1])
-	case len(args) == 3 && args[0] == "orders":
-		return serveOrders(ctx, args[1], args[2])
+	}
+	if len(args) < 2 {
+		return errors.New("it takes no arguments")
+	}
+	d, err := readDemo(args[1])
+	switch {
+	case err != nil:
+		return err
+	case args[0] == "stock" && len(args) == 2:
+		return serveStock(ctx, d)
+	case args[0] == "orders" && len(args) == 3:
+		return serveOrders(ctx, d, args[2])
 	}
 	return errors.New("it takes no arguments")
 }

@@ -50,7 +50,7 @@ type processes []*exec.Cmd
 // start starts a program and waits for the first line that it prints: then it serves.
 func (p *processes) start(name string, args ...string) (first string, err error) {
 	cmd := exec.Command(name, args...) //nolint:gosec // what this example consists of
-	cmd.Stderr, cmd.Env = os.Stderr, append(os.Environ(), "AUTHSVC_LOG_LEVEL=warn")
+	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for this process, which then stops the others in order
 	out, err := cmd.StdoutPipe()
 	if err != nil {

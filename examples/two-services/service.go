@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	shopv1 "github.com/authsvc/authsvc/examples/two-services/gen/shop/v1"
 	"github.com/authsvc/authsvc/guard"
@@ -17,7 +16,7 @@ import (
 )
 
 // guarded is a gRPC server whose methods are for whom the proto says. This is all that a service needs.
-func guarded(ctx context.Context, d demo, file protoreflect.FileDescriptor) (*grpc.Server, error) {
+func guarded(ctx context.Context, d demo) (*grpc.Server, error) {
 	feed, err := guard.NewFeed(guard.FeedOptions{
 		Target: d.GRPC, Issuer: d.Issuer, ClientID: d.ServiceClientID, ClientSecret: d.ServiceClientSecret,
 	})
@@ -31,7 +30,7 @@ func guarded(ctx context.Context, d demo, file protoreflect.FileDescriptor) (*gr
 	if err != nil {
 		return nil, err
 	}
-	rules, err := guard.RulesOf(file)
+	rules, err := guard.RulesOf(shopv1.File_shop_v1_shop_proto)
 	if err != nil {
 		return nil, err
 	}
@@ -58,12 +57,8 @@ type stock struct {
 	shopv1.UnimplementedStockServiceServer
 }
 
-func serveStock(ctx context.Context, home string) error {
-	d, err := readDemo(home)
-	if err != nil {
-		return err
-	}
-	s, err := guarded(ctx, d, shopv1.File_shop_v1_shop_proto)
+func serveStock(ctx context.Context, d demo) error {
+	s, err := guarded(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -101,12 +96,8 @@ type orders struct {
 	stock shopv1.StockServiceClient
 }
 
-func serveOrders(ctx context.Context, home, stockAddress string) error {
-	d, err := readDemo(home)
-	if err != nil {
-		return err
-	}
-	s, err := guarded(ctx, d, shopv1.File_shop_v1_shop_proto)
+func serveOrders(ctx context.Context, d demo, stockAddress string) error {
+	s, err := guarded(ctx, d)
 	if err != nil {
 		return err
 	}
