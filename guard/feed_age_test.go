@@ -143,12 +143,7 @@ func TestP02AVerifierThatWasStopped(t *testing.T) {
 func TestP02HeartbeatsThatWaitedAreOld(t *testing.T) {
 	t.Parallel()
 	within(t, func(p *peer, _ int, s watch) error {
-		for e := range p.more {
-			if err := s.Send(e); err != nil {
-				return err
-			}
-		}
-		return nil
+		return p.relay(s)
 	}, func(t *testing.T, w *world) {
 		defer close(w.more)
 		w.more <- part(keySet("key-1"), "c1")

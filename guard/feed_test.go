@@ -100,6 +100,16 @@ func (p *peer) WatchTrust(r *authsvcv1.WatchTrustRequest, s watch) error {
 	return p.script(p, call, s)
 }
 
+// relay sends what the test says, until it says no more.
+func (p *peer) relay(s watch) error {
+	for e := range p.more {
+		if err := s.Send(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (p *peer) asked() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -229,12 +239,7 @@ func TestFeedFollowsTheServer(t *testing.T) {
 		if err := say(s, part(keySet("key-1"), "", entry(verify.KindToken, "dead")), nth(1, part(nil, "c1")), beat("c1", 0, 0)); err != nil {
 			return err
 		}
-		for e := range p.more {
-			if err := s.Send(e); err != nil {
-				return err
-			}
-		}
-		return nil
+		return p.relay(s)
 	}, func(t *testing.T, w *world) {
 		defer close(w.more)
 		w.want(t, "R32 before anything came", nil, verify.ErrNotReady)

@@ -126,12 +126,7 @@ func TestStreamsAreCountedWhileTheyAreOpenAndWhenTheyAreEnded(t *testing.T) {
 		if err := say(s, part(keySet("key-1"), "c1"), beat("c1", 0, 0)); err != nil {
 			return err
 		}
-		for e := range p.more {
-			if err := s.Send(e); err != nil {
-				return err
-			}
-		}
-		return nil
+		return p.relay(s)
 	}, func(t *testing.T, w *world) {
 		defer close(w.more)
 		if err := w.Ready(t.Context()); err != nil {
@@ -184,12 +179,7 @@ func TestTheFeedIsMeasuredWhileItRuns(t *testing.T) {
 		if err := say(s, part(keySet("key-1"), "c1", entry(verify.KindToken, "dead"))); err != nil {
 			return err
 		}
-		for e := range p.more {
-			if err := s.Send(e); err != nil {
-				return err
-			}
-		}
-		return nil
+		return p.relay(s)
 	}, func(t *testing.T, w *world) {
 		defer close(w.more)
 		synctest.Wait()
