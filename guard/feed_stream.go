@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
@@ -196,8 +197,12 @@ func (s *stream) apply(revocations []verify.Revocation, cursor string) {
 	f.list.Apply(revocations...)
 	f.list.SetReady(true)
 	f.applied.Add(uint64(len(revocations)))
-	s.keys = s.keys.Without(f.revoked)
-	f.keys.Store(s.keys)
+	// Of the entries only those of keys never expire, and most changes have none.
+	forever := func(r verify.Revocation) bool { return r.ExpiresAt.IsZero() }
+	if s.keys != f.keys.Load() || slices.ContainsFunc(revocations, forever) {
+		s.keys = s.keys.Without(f.revoked)
+		f.keys.Store(s.keys)
+	}
 	s.cursor = cursor
 	f.mu.Lock()
 	f.jwks, f.cursor = s.jwks, cursor
