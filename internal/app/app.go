@@ -205,7 +205,11 @@ func (a *App) buildTail(ctx context.Context) (err error) {
 	if a.list, err = verify.NewList(verify.ListOptions{}); err != nil {
 		return err
 	}
-	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Every: a.db.TailEvery(), Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log,
+	var hints []revocation.Hints
+	if h := a.db.Hints(); h != nil {
+		hints = append(hints, h)
+	}
+	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Every: a.db.TailEvery(), Hints: hints, Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log,
 		KeyRevoked: func() {
 			if a.ring != nil { // nil while New still builds; Bootstrap reads the set then
 				a.ring.Nudge()
@@ -395,6 +399,7 @@ func (a *App) buildGauges(context.Context) error {
 		{"authsvc.feed.watchers", "", "Open streams of the trust feed.", func() float64 { return float64(a.feed.Stats().Watchers) }},
 	}, []gauge{
 		{"authsvc.revocation.entries", "", "Entries of the revocation log that this replica has read since its start, whoever revoked.", func() float64 { return float64(a.tail.Entries()) }},
+		{"authsvc.revocation.hints", "", "Hints that something was appended to the revocation log; without them it is looked at by the clock.", func() float64 { return float64(a.tail.Hints()) }},
 		{"authsvc.feed.deltas", "", "Changes that the trust feed handed out, each once for all watchers.", func() float64 { return float64(a.feed.Stats().Deltas) }},
 		{"authsvc.feed.cut", "", "Watchers of the trust feed that were cut off because they did not keep up.", func() float64 { return float64(a.feed.Stats().Cut) }},
 		{"authsvc.feed.snapshots", "", "Whole snapshots that the trust feed put together.", func() float64 { return float64(a.feed.Stats().Snapshots) }},

@@ -19,6 +19,7 @@ type Options struct {
 	Issuer string        // required: part of every target
 	List   *verify.List  // required: the list that this process's verifiers ask
 	Every  time.Duration // between looks at the store; 20 ms by default
+	Hints  []Hints       // what makes it look at once; may be empty
 	Now    func() time.Time
 	Logger *slog.Logger
 	// KeyRevoked is called after a signing key's entry was read, so that the key ring looks again at once. May be nil.
@@ -43,7 +44,10 @@ type Log struct {
 	waiting sync.Mutex
 	next    *tailRead // the read that callers who come now will share
 
-	unread  atomic.Bool // the store said "changed" and the read that followed failed
+	hinted chan struct{} // holds at most one: look at once
+	hints  atomic.Uint64
+
+	unread  atomic.Bool // the store said "changed", or a hint did, and the read that followed failed
 	entries atomic.Uint64
 	freshAt atomic.Int64 // monotonic nanoseconds since start: when the last completed read began
 	start   time.Time
@@ -68,19 +72,25 @@ func New(o Options) (*Log, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	l := &Log{o: o, kids: map[string]bool{}, start: time.Now()}
+	l := &Log{o: o, kids: map[string]bool{}, hinted: make(chan struct{}, 1), start: time.Now()}
 	l.freshAt.Store(-1)
 	return l, nil
 }
 
-// Run tails the log until ctx ends. A store that is away makes the lag grow; it never stops the tail.
+// Run tails the log until ctx ends: every Every, and at once where a hint comes. A store that is away makes the lag grow; it
+// never stops the tail.
 func (l *Log) Run(ctx context.Context) error {
+	defer l.listen(ctx)()
 	tick := time.NewTicker(l.o.Every)
 	defer tick.Stop()
 	sweep := time.NewTicker(time.Minute)
 	defer sweep.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	var hinted <-chan struct{} // l.hinted, but for hintPause after each look that it caused
 	failing := false
 	for {
+		var look func(context.Context) error
 		select {
 		case <-ctx.Done():
 			return nil
@@ -89,9 +99,17 @@ func (l *Log) Run(ctx context.Context) error {
 			l.o.List.Sweep(now)
 			l.sweep(now)
 			continue
+		case <-pause.C:
+			hinted = l.hinted
+			continue
 		case <-tick.C:
+			look = l.look
+		case <-hinted:
+			hinted = nil
+			pause.Reset(hintPause)
+			look = l.lookAtOnce
 		}
-		err := l.look(ctx)
+		err := look(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil && !failing:
 			l.o.Logger.WarnContext(ctx, "revocation log cannot be read", "error", err)
@@ -113,12 +131,24 @@ func (l *Log) look(ctx context.Context) error {
 		return err
 	}
 	if changed || l.unread.Load() || l.freshAt.Load() < 0 {
-		err := l.CatchUp(ctx)
-		l.unread.Store(err != nil)
-		return err
+		return l.readOn(ctx)
 	}
 	l.completed(began)
 	return nil
+}
+
+// lookAtOnce reads without asking first: a hint said that there is something.
+func (l *Log) lookAtOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return l.readOn(ctx)
+}
+
+// readOn reads, and has the next look read if that fails.
+func (l *Log) readOn(ctx context.Context) error {
+	err := l.CatchUp(ctx)
+	l.unread.Store(err != nil)
+	return err
 }
 
 // CatchUp completes one tail read that begins after the call; concurrent callers share reads. What was committed before

@@ -24,6 +24,12 @@ func Configured(o Options, f func(*pgxpool.Config)) Options {
 	return o
 }
 
+// HeardFor makes a listener ask after its connection once it has heard nothing for so long.
+func HeardFor(o Options, d time.Duration) Options {
+	o.heardFor = d
+	return o
+}
+
 // AppendSlowly appends a journal, and commits when release is closed.
 func (db *DB) AppendSlowly(ctx context.Context, j journal.Journal, written, release chan struct{}) error {
 	return change(ctx, db, needs(j), func(t *tx) error {

@@ -231,6 +231,7 @@ const (
 	lockShared = `SELECT pg_advisory_xact_lock_shared($1)`
 	lockAlone  = `SELECT pg_advisory_xact_lock($1)`
 	lockRow    = `SELECT id FROM sessions WHERE id = $1 FOR UPDATE`
+	notify     = `SELECT pg_notify($1, '')` // nothing is sent unless the transaction commits
 	clock      = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 )
 
@@ -273,10 +274,12 @@ func (c *pgConn) begin(l locks) error {
 }
 
 // lockLog is taken before a position is, and held to the end: positions are committed in their order, so that a tail which
-// has seen one will never see a lower one come.
+// has seen one will never see a lower one come. In the same flight it says that those who listen are to be told of the commit.
 func (c *pgConn) lockLog() error {
-	_, err := c.conn.Exec(c.ctx, lockAlone, c.p.key("log", ""))
-	return err
+	var b pgx.Batch
+	b.Queue(lockAlone, c.p.key("log", ""))
+	b.Queue(notify, c.p.channel())
+	return c.conn.SendBatch(c.ctx, &b).Close()
 }
 
 func (c *pgConn) commit() error {

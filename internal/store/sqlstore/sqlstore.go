@@ -14,6 +14,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -51,6 +52,7 @@ type Options struct {
 
 	driven    func() time.Time      // tests: what PostgreSQL takes for the time
 	configure func(*pgxpool.Config) // tests: a look at the connections
+	heardFor  time.Duration         // tests: instead of hearFor
 }
 
 // Errors of Open and OpenExisting, for errors.Is.
@@ -73,7 +75,9 @@ type DB struct {
 	memory  bool
 	epoch   [16]byte
 
-	pg *pool // nil for SQLite, which has what follows
+	pg      *pool // nil for SQLite
+	hearFor time.Duration
+	// SQLite has what follows.
 
 	w       *writer
 	readers *readers // nil in memory: reads go through the writer
@@ -103,7 +107,7 @@ func open(ctx context.Context, o Options, create bool) (*DB, error) {
 	if o.OpTimeout <= 0 {
 		o.OpTimeout = 5 * time.Second
 	}
-	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory, words: sqliteWords()}
+	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory, words: sqliteWords(), hearFor: cmp.Or(o.heardFor, hearFor)}
 	if o.URL != "" {
 		if err := db.openPool(ctx, o, create); err != nil {
 			db.pg.close()
@@ -223,6 +227,15 @@ func (db *DB) Keys() keys.Store { return signingKeys{db} }
 
 // Revocations gives the revocation log.
 func (db *DB) Revocations() revocation.Store { return revocations{db} }
+
+// Hints tells of what any process appends to the revocation log, as soon as it is committed; nil for SQLite, where a look
+// at the log costs no more than a hint would.
+func (db *DB) Hints() revocation.Hints {
+	if db.pg == nil {
+		return nil
+	}
+	return &listener{p: db.pg, hearFor: db.hearFor}
+}
 
 // Audit gives the audit log.
 func (db *DB) Audit() audit.Store { return auditLog{db} }
