@@ -87,8 +87,8 @@ type Database struct {
 	Path string `yaml:"path"`
 	// URL is a PostgreSQL database (13 or later), without a password: postgres://authsvc@db.example.com/authsvc?sslmode=verify-full.
 	// Several hosts may be named, with commas; the primary is taken. sslmode=verify-full is required unless the host is a loopback
-	// address or a socket's folder. Parameters: sslrootcert, sslcert, sslkey, search_path, pool_max_conns (four per core; one more
-	// follows the revocation log), connect_timeout.
+	// address or a socket's folder. Parameters: sslrootcert, sslcert, sslkey, search_path, pool_max_conns (four per core; two more
+	// follow the revocation log), connect_timeout.
 	URL string `yaml:"url"`
 	// PasswordFile holds the password of the URL's user, as text, mode 0600 or 0400; none if the server asks for none.
 	PasswordFile string `yaml:"password_file"`
