@@ -11,6 +11,8 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/authsvc/authsvc/internal/app"
 )
 
 func main() {
@@ -42,6 +44,7 @@ func groups() []group {
 		{"watchers", "who follows the trust feed of the running server", watcherCommands()},
 		{"audit", "the audit log: list", auditCommands()},
 		{"config", "the configuration: print, check", configCommands()},
+		{"health", "ask the running server whether it is ready", healthCommands()},
 	}
 }
 
@@ -71,6 +74,9 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 			return help(stdout)
 		}
 		return dispatch(ctx, append(args[1:len(args):len(args)], "-h"), stdin, stdout, stderr)
+	case "version", "-version", "--version":
+		_, err := fmt.Fprintln(stdout, "authsvc", app.Version())
+		return err
 	case "serve":
 		return serve(ctx, args[1:], stdout, stderr)
 	}
@@ -92,10 +98,10 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 
 func help(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprint(t, "authsvc signs people and services in.\n\n  authsvc serve -dev\tserve from a folder, to try it\n  authsvc serve -config FILE\tserve\n")
+	fmt.Fprint(t, "authsvc signs people and services in.\n\n  authsvc serve -dev\tserve from a folder, to try it\n  authsvc serve -config FILE\tserve\n  authsvc version\tsay which release this is\n")
 	for _, g := range groups() {
 		fmt.Fprintf(t, "  authsvc %s\t%s\n", g.name, g.about)
 	}
-	fmt.Fprint(t, "\nThese work on the store of an installation while its server runs or not: -dir .authsvc names that of serve -dev,\n-config FILE that of serve -config. A running server acts on what they change within a second.\nOnly watchers needs one that runs: it asks it.\nauthsvc COMMAND -h says more.\n")
+	fmt.Fprint(t, "\nThese work on the store of an installation while its server runs or not: -dir .authsvc names that of serve -dev,\n-config FILE that of serve -config. A running server acts on what they change within a second.\nOnly watchers and health need one that runs: they ask it.\nauthsvc COMMAND -h says more.\n")
 	return t.Flush()
 }

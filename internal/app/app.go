@@ -467,7 +467,11 @@ func RunConfig(ctx context.Context, cfg config.Config, stderr io.Writer) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	return a.Run(ctx, func() error { return nil })
+	return a.Run(ctx, func() error {
+		context.AfterFunc(ctx, func() { a.tell("STOPPING=1") })
+		a.tell("READY=1")
+		return nil
+	})
 }
 
 // Close closes the store. Run has ended by then, or never began.

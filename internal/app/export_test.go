@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 
 	"github.com/authsvc/authsvc/internal/config"
 )
@@ -59,3 +60,6 @@ func PeerUID(c *net.UnixConn) (int, error) { return peerUID(c) }
 
 // Vouched says whose word a command takes for the server's.
 func Vouched(uid, own, database int) bool { return vouched(uid, own, database) }
+
+// VersionOf names the release of a build.
+func VersionOf(info *debug.BuildInfo) string { return versionOf(info) }

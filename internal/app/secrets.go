@@ -139,13 +139,13 @@ func databaseOptions(c config.Database) (sqlstore.Options, error) {
 	return o, nil
 }
 
-// privateFile reads a file that only its owner may read.
+// privateFile reads a file that only its owner may read, or that root has handed over.
 func privateFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if info.Mode().Perm()&0o077 != 0 && !config.HandedOver(info) {
 		return nil, fmt.Errorf("%s: mode is %04o; a key file must be readable by its owner alone (chmod 600)", path, info.Mode().Perm())
 	}
 	f, err := os.Open(path)

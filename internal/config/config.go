@@ -95,7 +95,8 @@ type Database struct {
 }
 
 // Secrets names key files: JSON, mode 0600 or 0400, {"keys": [{"id": "1", "key": "<32 bytes, base64url>"}, …]}. The first
-// key serves new data, all open what exists. A refresh key has a number from 0 to 255 as id, and may be marked "gone": true.
+// key serves new data, all open what exists. A refresh key has a number from 0 to 255 as id, and may be marked "gone": true. A file
+// of root's may be 0640 or 0440 where the server is not root, as systemd and Kubernetes hand it over.
 type Secrets struct {
 	// KeyEncryptionKeysFile seals the private signing keys in the database. Required.
 	KeyEncryptionKeysFile string `yaml:"key_encryption_keys_file"`

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
@@ -239,12 +240,20 @@ func (p *problems) keyFile(setting, path string) bool {
 		p.add(setting, "%w", err)
 	case !info.Mode().IsRegular():
 		p.add(setting, "%s is not a regular file", path)
-	case info.Mode().Perm() != 0o600 && info.Mode().Perm() != 0o400:
+	case info.Mode().Perm() != 0o600 && info.Mode().Perm() != 0o400 && !HandedOver(info):
 		p.add(setting, "%s has mode %04o: make it 0600 or 0400, so that its owner alone may read it", path, info.Mode().Perm())
 	default:
 		return true
 	}
 	return false
+}
+
+// HandedOver reports a file of root's that one group may read, for a server that is not root: systemd's credentials and the secrets
+// of Kubernetes come so, as 0440. It is the rule of PostgreSQL's clients, too.
+func HandedOver(info fs.FileInfo) bool {
+	of, ok := info.Sys().(*syscall.Stat_t)
+	mode := info.Mode().Perm()
+	return ok && of.Uid == 0 && os.Geteuid() != 0 && (mode == 0o440 || mode == 0o640)
 }
 
 func (p *problems) gateway(g Gateway) {

@@ -98,9 +98,16 @@ func serve(t *testing.T, dir string, d dev, settings, scheme string) (*server, *
 // serveBy runs serve -config with a file.
 func serveBy(t *testing.T, config string, d dev, scheme string) (*server, *speech) {
 	t.Helper()
+	return serveIn(t, config, d, scheme)
+}
+
+// serveIn does so with more variables in its environment.
+func serveIn(t *testing.T, config string, d dev, scheme string, environ ...string) (*server, *speech) {
+	t.Helper()
 	said := &speech{}
 	s := &server{dev: d, out: &bytes.Buffer{}, exited: make(chan error, 1)}
 	s.cmd = process("serve", "-config", config)
+	s.cmd.Env = append(s.cmd.Env, environ...)
 	s.cmd.Stdout, s.cmd.Stderr = said, said
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
