@@ -225,6 +225,26 @@ func (s *Server) SQL(ctx context.Context, database, text string) (string, error)
 	return strings.TrimSpace(out), err
 }
 
+// Dump gives schema public of a database as plain SQL, tables and rows; nothing in it needs psql or changes a session.
+func (s *Server) Dump(ctx context.Context, database string) (string, error) {
+	out, err := s.run(ctx, "pg_dump", "-h", s.dir, "-p", strconv.Itoa(s.Port), "-U", "postgres", "--schema=public", "--inserts", "--no-owner",
+		"--no-privileges", "--no-comments", database)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for line := range strings.Lines(out) {
+		skip := strings.TrimSpace(line) == ""
+		for _, prefix := range []string{"--", "\\", "SET ", "SELECT pg_catalog.set_config", "CREATE SCHEMA "} {
+			skip = skip || strings.HasPrefix(line, prefix)
+		}
+		if !skip {
+			b.WriteString(line)
+		}
+	}
+	return b.String(), nil
+}
+
 func (s *Server) run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...) //nolint:gosec // a test's
 	cmd.SysProcAttr, cmd.Dir = s.own, s.dir

@@ -44,7 +44,8 @@ func (s auditLog) List(ctx context.Context, f audit.Filter, before int64, limit 
 
 func (s auditLog) Prune(ctx context.Context, keep time.Duration, limit int) (int, error) {
 	return write(ctx, s.db, locks{}, func(t *tx) (int, error) {
-		n, err := t.exec(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time < ? ORDER BY time, id LIMIT ?)`,
+		n, err := t.exec(`WITH due AS (SELECT id FROM audit WHERE time < ? ORDER BY time, id LIMIT ? @skip)
+			DELETE FROM audit WHERE id IN (SELECT id FROM due)`,
 			micros(t.now.Add(-keep)), max(limit, 0))
 		return int(n), err
 	})

@@ -9,11 +9,13 @@ import (
 	"github.com/authsvc/authsvc/internal/journal"
 )
 
-// Every statement has one text for both engines: parameters are written ?, and @now is the store's time, in unix
-// microseconds, the same wherever it stands in one statement. What differs is in this file.
+// Every statement has one text for both engines: parameters are written ?, @now is the store's time, in unix
+// microseconds, the same wherever it stands in one statement, and @skip ends a SELECT whose rows are this transaction's
+// alone, but for those that another one holds: it leaves them out. What differs is in this file.
 type dialect struct {
 	numbered bool   // parameters are $1, $2, …
 	now      string // the expression of @now; if empty it is a parameter, which the connection binds
+	skip     string // what stands for @skip; SQLite has one writer
 	schema   *strings.Replacer
 	tables   string // how many tables called schema_version there are
 	statements
@@ -31,6 +33,7 @@ func sqliteWords() *dialect {
 func postgresWords(driven bool) *dialect {
 	d := &dialect{
 		numbered: true,
+		skip:     `FOR UPDATE SKIP LOCKED`,
 		now:      `(extract(epoch FROM statement_timestamp()) * 1000000)::bigint`,
 		// Text is compared byte by byte, as SQLite does and Go, whatever the database's locale. A page of sessions has room for
 		// the new version of a row, so that a redemption touches no index.
@@ -76,6 +79,9 @@ func (d *dialect) statement(query string) *statement {
 		b.WriteString(rest[:i])
 		after, isNow := strings.CutPrefix(rest[i:], "@now")
 		switch {
+		case strings.HasPrefix(rest[i:], "@skip"):
+			b.WriteString(d.skip)
+			after = rest[i+len("@skip"):]
 		case isNow && d.now != "":
 			b.WriteString(d.now)
 		case isNow:
@@ -116,12 +122,11 @@ func (s *statement) bind(args []any, now func() int64) []any {
 // locks are what an operation holds from before its first read to after its COMMIT. SQLite runs one operation at a time
 // and needs none. On PostgreSQL every operation shares the installation; whatever ends or changes what belongs to many
 // accounts has it alone, and within it an account is had alone. They are advisory: they queue fairly, write nothing, and
-// hold for rows that are not there. Order: installation, accounts by id, sweep, rows, and the log last of all, so that no
+// hold for rows that are not there. Order: installation, accounts by id, rows, and the log last of all, so that no
 // two operations wait for each other.
 type locks struct {
 	alone    bool     // the installation is ours alone
 	accounts []string // that are ours alone
-	sweep    bool     // no other process sweeps
 	row      ids.Session
 }
 

@@ -249,9 +249,6 @@ func (c *pgConn) begin(l locks) error {
 	for _, a := range slices.Compact(l.accounts) {
 		b.Queue(lockAlone, c.p.key("account", a))
 	}
-	if l.sweep {
-		b.Queue(lockAlone, c.p.key("sweep", ""))
-	}
 	if l.row != "" {
 		b.Queue(lockRow, string(l.row))
 	}

@@ -62,10 +62,11 @@ func (s revocations) Append(ctx context.Context, j journal.Journal) error {
 // Sweep drops the entry of a key once the key is gone and the last token it may have signed is dead.
 func (s revocations) Sweep(ctx context.Context, limit int) (int, error) {
 	return write(ctx, s.db, locks{}, func(t *tx) (int, error) {
-		n, err := t.exec(`DELETE FROM revocations WHERE position IN (SELECT position FROM revocations
+		n, err := t.exec(`WITH due AS (SELECT position FROM revocations
 			WHERE expires_at <= ? AND position < (SELECT MAX(position) FROM revocations) AND (expires_at > 0 OR id IN
 				(SELECT k.id FROM signing_keys k WHERE k.state = 'gone' AND k.gone_at <= ?))
-			ORDER BY expires_at, position LIMIT ?)`, micros(t.now), micros(t.now.Add(-journal.RevocationTTL)), max(limit, 0))
+			ORDER BY expires_at, position LIMIT ? @skip)
+			DELETE FROM revocations WHERE position IN (SELECT position FROM due)`, micros(t.now), micros(t.now.Add(-journal.RevocationTTL)), max(limit, 0))
 		return int(n), err
 	})
 }

@@ -212,8 +212,10 @@ func (s sessions) End(ctx context.Context, owner ids.Account, j journal.Journal)
 	})
 }
 
+// Sweep takes only rows that nobody else has, so that the replicas sweep beside each other; the rows of sessions that live on
+// come last, and are held for no longer than the commit.
 func (s sessions) Sweep(ctx context.Context, keep time.Duration, limit int) (int, error) {
-	return write(ctx, s.db, locks{sweep: true}, func(t *tx) (int, error) {
+	return write(ctx, s.db, locks{}, func(t *tx) (int, error) {
 		n, err := t.finishEnds(limit)
 		if err != nil || n >= limit {
 			return n, err
@@ -232,7 +234,7 @@ func (t *tx) finishEnds(limit int) (int, error) {
 	begun, err := collect(t, func(s scanner) (p pending, err error) {
 		err = s.Scan(&p.kind, &p.id, &p.notBefore, &p.reason)
 		return p, err
-	}, `SELECT kind, id, not_before, reason FROM pending_ends ORDER BY kind, id LIMIT ?`, max(limit, 0))
+	}, `SELECT kind, id, not_before, reason FROM pending_ends ORDER BY kind, id LIMIT ? @skip`, max(limit, 0))
 	if err != nil {
 		return 0, err
 	}
@@ -262,31 +264,19 @@ func (t *tx) finishEnds(limit int) (int, error) {
 // sweepSessions deletes rows whose end is before the given time. sweep_at is the end as it was known last; the row of a
 // session that was used since is only marked anew, so that a redemption need not touch the index.
 func (t *tx) sweepSessions(before time.Time, limit int) (int, error) {
-	type due struct {
-		id  string
-		end int64
+	const (
+		due = `WITH due AS (SELECT id, idle_ends_at, ends_at, COALESCE(ended_at, ends_at) AS ended_at FROM sessions WHERE sweep_at < ?
+			ORDER BY sweep_at LIMIT ? @skip) `
+		over = `(SELECT id FROM due WHERE idle_ends_at < ? OR ends_at < ? OR ended_at < ?)`
+		end  = `CASE WHEN idle_ends_at <= ends_at AND idle_ends_at <= COALESCE(ended_at, ends_at) THEN idle_ends_at
+			WHEN ended_at < ends_at THEN ended_at ELSE ends_at END`
+	)
+	at := micros(before)
+	deleted, err := t.exec(due+`DELETE FROM sessions WHERE id IN `+over, at, limit, at, at, at)
+	if err != nil || int(deleted) == limit {
+		return int(deleted), err
 	}
-	rows, err := collect(t, func(s scanner) (d due, err error) {
-		var idle, absolute int64
-		var ended sql.NullInt64
-		err = s.Scan(&d.id, &idle, &absolute, &ended)
-		if d.end = min(idle, absolute); ended.Valid {
-			d.end = min(d.end, ended.Int64)
-		}
-		return d, err
-	}, `SELECT id, idle_ends_at, ends_at, ended_at FROM sessions WHERE sweep_at < ? ORDER BY sweep_at LIMIT ?`, micros(before), limit)
-	if err != nil {
-		return 0, err
-	}
-	for _, d := range rows {
-		if d.end < micros(before) {
-			_, err = t.exec(`DELETE FROM sessions WHERE id = ?`, d.id)
-		} else {
-			_, err = t.exec(`UPDATE sessions SET sweep_at = ? WHERE id = ? AND sweep_at < ?`, d.end, d.id, micros(before))
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	return len(rows), nil
+	marked, err := t.exec(due+`UPDATE sessions SET sweep_at = `+end+` WHERE id IN (SELECT id FROM due) AND id NOT IN `+over,
+		at, limit-int(deleted), at, at, at)
+	return int(deleted + marked), err
 }
