@@ -85,6 +85,8 @@ func securityCases() []securityCase {
 		{"L02", "The same with a full hashing queue.", "An empty queue."},
 		{"L03", "A password of 1 MB or 257 code points: refused before hashing.", "64 code points."},
 		{"L05", "Composed and decomposed forms of one password open the same account; full-width ones do not.", "The form it was set in."},
+		{"L09", "Guessing spread over addresses and replicas: counted by account, IPv4 /24, IPv6 /64 and /48, once for all replicas.", "A failure below the limit."},
+		{"L10", "A thousand failures on a victim: the right password waits a minute at most.", "The right password once the wait is over."},
 		{"L11", "X-Forwarded-For forged or unreadable: no fresh counter.", "A trusted proxy's header."},
 		{"L13", "Ten times as many sign-ins as can be hashed: shed at once with a time to retry.", "A sign-in within capacity."},
 		{"L14", "A client gone during hashing: its slot is held until the hash ends, and nothing leaks.", "A client that waits."},

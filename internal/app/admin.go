@@ -19,6 +19,7 @@ import (
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/keys"
+	"github.com/authsvc/authsvc/internal/limit"
 	"github.com/authsvc/authsvc/internal/password"
 	"github.com/authsvc/authsvc/internal/service"
 	"github.com/authsvc/authsvc/internal/session"
@@ -180,14 +181,8 @@ type unthrottled struct{}
 // Allow allows.
 func (unthrottled) Allow(string, netip.Addr) error { return nil }
 
-// Fail counts nothing.
-func (unthrottled) Fail(string, netip.Addr) {}
-
-// Succeed counts nothing.
-func (unthrottled) Succeed(string, netip.Addr) {}
-
-// Release counts nothing.
-func (unthrottled) Release(string, netip.Addr) {}
+// Settle counts nothing.
+func (unthrottled) Settle(context.Context, string, netip.Addr, limit.Outcome) error { return nil }
 
 // CreateAccount makes an active account.
 func (a *Admin) CreateAccount(ctx context.Context, username, password string) (Account, error) {

@@ -237,7 +237,7 @@ func (a *App) buildCore(ctx context.Context) (err error) {
 	if a.hasher, err = password.New(password.Options{Config: a.cfg.Password}); err != nil {
 		return err
 	}
-	if a.thr, err = limit.New(limit.Options{Now: a.now}); err != nil {
+	if a.thr, err = limit.New(limit.Options{Config: a.cfg.Limits, Decided: a.meter.decided, Now: a.now}); err != nil {
 		return err
 	}
 	if a.clients, err = service.NewClients(a.db.Clients(), a.cfg.Issuer, a.now); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/authsvc/authsvc/guard"
 	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/limit"
 	"github.com/authsvc/authsvc/internal/server/extauthz"
 )
 
@@ -23,9 +24,9 @@ type metrics struct {
 	provider *sdkmetric.MeterProvider
 	handler  http.Handler
 
-	logins, refreshes, revocations, introspections, proxies, panics metric.Int64Counter
-	outcomes                                                        map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
-	answers                                                         map[string]metric.MeasurementOption // to proxies, for the same reason
+	logins, refreshes, revocations, introspections, proxies, limits, panics metric.Int64Counter
+	outcomes                                                                map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
+	answers                                                                 map[string]metric.MeasurementOption // to proxies, for the same reason
 }
 
 func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
@@ -49,6 +50,7 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 		{&m.revocations, "authsvc.revocations", "Calls of Revoke by token holders, by kind of token; authsvc.revocation.entries counts whatever was revoked."},
 		{&m.introspections, "authsvc.introspections", "Introspected tokens, by outcome."},
 		{&m.proxies, "authsvc.forward_auth", "Requests that a reverse proxy asked about, by outcome: ok, or why not; misconfigured is a proxy's configuration that is not understood, undecided a replica that could not judge."},
+		{&m.limits, "authsvc.login.limits", "Decisions about password attempts, by who decided: shared, the counters of all replicas, or process, this one's alone; and by what refused: account, network (IPv4 /24, IPv6 /64), site (IPv6 /48), or none."},
 		{&m.panics, "authsvc.panics", "Handlers that panicked."},
 	} {
 		if *c.into, err = meter.Int64Counter(c.name, metric.WithDescription(c.help)); err != nil {
@@ -87,6 +89,11 @@ func (m *metrics) begin() {
 	for _, o := range m.answers {
 		m.proxies.Add(ctx, 0, o)
 	}
+	for _, by := range []string{limit.ByShared, limit.ByProcess} {
+		for _, kind := range append(limit.Kinds(), "") {
+			m.limits.Add(ctx, 0, decisionOf(limit.Decision{By: by, Refused: kind}))
+		}
+	}
 	m.panics.Add(ctx, 0)
 }
 
@@ -120,6 +127,16 @@ func (m *metrics) proxied(outcome string) {
 	}
 	m.proxies.Add(context.Background(), 1, answer)
 }
+
+func decisionOf(d limit.Decision) metric.MeasurementOption {
+	if d.Refused == "" {
+		d.Refused = "none"
+	}
+	return metric.WithAttributeSet(attribute.NewSet(attribute.String("by", d.By), attribute.String("refused", d.Refused)))
+}
+
+// decided counts a decision of the throttle.
+func (m *metrics) decided(d limit.Decision) { m.limits.Add(context.Background(), 1, decisionOf(d)) }
 
 func (m *metrics) panicked() { m.panics.Add(context.Background(), 1) }
 

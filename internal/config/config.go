@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/authsvc/authsvc/internal/keys"
+	"github.com/authsvc/authsvc/internal/limit"
 	"github.com/authsvc/authsvc/internal/password"
 	"github.com/authsvc/authsvc/internal/server/extauthz"
 )
@@ -35,6 +36,8 @@ type Config struct {
 	Keys keys.Config `yaml:"keys"`
 	// Password says what a password hash costs and how many run at once.
 	Password password.Config `yaml:"password"`
+	// Limits says how many failed sign-ins there may be.
+	Limits limit.Config `yaml:"limits"`
 	// Session bounds sessions.
 	Session Session `yaml:"session"`
 	// Log says what is logged, and how.
@@ -145,6 +148,7 @@ func Default() Config {
 		ForwardAuth: extauthz.DefaultConfig(),
 		Keys:        keys.DefaultConfig(),
 		Password:    password.DefaultConfig(),
+		Limits:      limit.DefaultConfig(),
 		Session:     Session{MaxPerAccount: 100},
 		Log:         Log{Level: "info", Format: "auto"},
 		Telemetry:   Telemetry{SampleRatio: 0.01},

@@ -70,7 +70,7 @@ func oneLine(s string) string {
 
 func render(t *testing.T) string {
 	t.Helper()
-	docs := comments(t, ".", "../keys", "../password", "../server/extauthz")
+	docs := comments(t, ".", "../keys", "../limit", "../password", "../server/extauthz")
 	var b strings.Builder
 	b.WriteString(`# Settings
 

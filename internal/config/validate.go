@@ -51,6 +51,7 @@ func (c Config) Validate() error {
 	p.nested("forward_auth", c.ForwardAuth.Validate())
 	p.nested("keys", c.Keys.Validate())
 	p.nested("password", c.Password.Validate())
+	p.nested("limits", c.Limits.Validate())
 	if n := c.Session.MaxPerAccount; n < 1 || n > 10_000 {
 		p.add("session.max_per_account", "is %d; it must be 1 to 10000", n)
 	}

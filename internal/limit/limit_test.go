@@ -18,30 +18,39 @@ type clock struct{ at atomic.Int64 }
 func (c *clock) now() time.Time          { return time.Unix(0, c.at.Load()) }
 func (c *clock) advance(d time.Duration) { c.at.Add(int64(d)) }
 
-func throttle(t *testing.T, room int) (*limit.Throttle, *limit.Memory, *clock) {
-	t.Helper()
-	m, err := limit.NewMemory(room)
-	if err != nil {
-		t.Fatal(err)
-	}
+func newClock() *clock {
 	c := &clock{}
 	c.at.Store(1_800_000_000 * int64(time.Second))
-	th, err := limit.New(limit.Options{Store: m, Now: c.now})
+	return c
+}
+
+func throttle(t *testing.T, room int) (*limit.Throttle, *clock) {
+	t.Helper()
+	c := newClock()
+	th, err := limit.New(limit.Options{Room: room, Now: c.now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return th, m, c
+	return th, c
 }
 
 // ip gives an address whose /24 is the n-th.
 func ip(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 7}) }
+
+// settle ends an attempt that must not be refused any more.
+func settle(t *testing.T, th *limit.Throttle, name string, from netip.Addr, o limit.Outcome) {
+	t.Helper()
+	if err := th.Settle(t.Context(), name, from, o); err != nil {
+		t.Fatalf("refused after it was tried: %v", err)
+	}
+}
 
 // wait asks once more and gives back at once what it was allowed.
 func wait(t *testing.T, th *limit.Throttle, name string, from netip.Addr) time.Duration {
 	t.Helper()
 	err := th.Allow(name, from)
 	if err == nil {
-		th.Release(name, from)
+		settle(t, th, name, from, limit.Released)
 		return 0
 	}
 	f := fault.From(err)
@@ -56,13 +65,13 @@ func fail(t *testing.T, th *limit.Throttle, name string, from netip.Addr) {
 	if err := th.Allow(name, from); err != nil {
 		t.Fatalf("not even tried: %v", err)
 	}
-	th.Fail(name, from)
+	settle(t, th, name, from, limit.Failed)
 }
 
 func TestR50AnAccountHasTenFailuresAndThenOneTryAfterADoublingWait(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"alice", "nobody-of-that-name"} {
-		th, _, clock := throttle(t, 100)
+		th, clock := throttle(t, 100)
 		for i := range 10 {
 			if w := wait(t, th, name, ip(i)); w != 0 {
 				t.Fatalf("after %d failures: wait %v", i, w)
@@ -86,7 +95,7 @@ func TestR50AnAccountHasTenFailuresAndThenOneTryAfterADoublingWait(t *testing.T)
 
 func TestTheWaitIsToldInFull(t *testing.T) {
 	t.Parallel()
-	th, _, clock := throttle(t, 100)
+	th, clock := throttle(t, 100)
 	for i := range 10 {
 		fail(t, th, "alice", ip(i))
 	}
@@ -100,7 +109,7 @@ func TestTheWaitIsToldInFull(t *testing.T) {
 
 func TestASuccessClearsTheAccountAndNotTheNetwork(t *testing.T) {
 	t.Parallel()
-	th, m, clock := throttle(t, 1000)
+	th, clock := throttle(t, 1000)
 	for range 12 {
 		clock.advance(time.Minute / 6)
 		fail(t, th, "alice", ip(1))
@@ -109,7 +118,7 @@ func TestASuccessClearsTheAccountAndNotTheNetwork(t *testing.T) {
 	if err := th.Allow("alice", ip(1)); err != nil {
 		t.Fatal(err)
 	}
-	th.Succeed("alice", ip(1))
+	settle(t, th, "alice", ip(1), limit.Succeeded)
 	for range 10 {
 		fail(t, th, "alice", ip(1))
 	}
@@ -122,7 +131,7 @@ func TestASuccessClearsTheAccountAndNotTheNetwork(t *testing.T) {
 	if w := wait(t, th, "mallory", ip(1)); w == 0 {
 		t.Error("a success cleared the failures of its network")
 	}
-	if m.Len() == 0 {
+	if th.Len() == 0 {
 		t.Error("nothing is kept")
 	}
 }
@@ -144,7 +153,7 @@ func TestANetworkHasAHundredFailuresInTenMinutes(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			th, _, clock := throttle(t, 1000)
+			th, clock := throttle(t, 1000)
 			for i := range 100 {
 				if w := wait(t, th, "x", c.same); w != 0 {
 					t.Fatalf("after %d failures: wait %v", i, w)
@@ -169,7 +178,7 @@ func TestANetworkHasAHundredFailuresInTenMinutes(t *testing.T) {
 
 func TestParallelGuessesCannotPassTheLimitTogether(t *testing.T) {
 	t.Parallel()
-	th, _, clock := throttle(t, 1000)
+	th, clock := throttle(t, 1000)
 	var allowed atomic.Int64
 	var wg sync.WaitGroup
 	gate := make(chan struct{})
@@ -187,7 +196,7 @@ func TestParallelGuessesCannotPassTheLimitTogether(t *testing.T) {
 		t.Errorf("%d guesses at once", n)
 	}
 	for range 10 {
-		th.Fail("alice", ip(1))
+		settle(t, th, "alice", ip(1), limit.Failed)
 	}
 	clock.advance(time.Minute)
 	if err := th.Allow("alice", ip(300)); err != nil {
@@ -196,7 +205,7 @@ func TestParallelGuessesCannotPassTheLimitTogether(t *testing.T) {
 	if w := wait(t, th, "alice", ip(301)); w != time.Second {
 		t.Errorf("a second try beside the one after the wait: %v", w)
 	}
-	th.Release("alice", ip(300))
+	settle(t, th, "alice", ip(300), limit.Released)
 	if w := wait(t, th, "alice", ip(301)); w != 0 {
 		t.Errorf("a released attempt counts: %v", w)
 	}
@@ -204,7 +213,7 @@ func TestParallelGuessesCannotPassTheLimitTogether(t *testing.T) {
 
 func TestAttemptsThatNobodySettlesAreGivenUpAfterAMinute(t *testing.T) {
 	t.Parallel()
-	th, _, clock := throttle(t, 1000)
+	th, clock := throttle(t, 1000)
 	for i := range 10 {
 		if err := th.Allow("alice", ip(i)); err != nil {
 			t.Fatal(err)
@@ -221,7 +230,7 @@ func TestAttemptsThatNobodySettlesAreGivenUpAfterAMinute(t *testing.T) {
 
 func TestAnAccountLeftInPeaceForADayIsAsNew(t *testing.T) {
 	t.Parallel()
-	th, _, clock := throttle(t, 1000)
+	th, clock := throttle(t, 1000)
 	for i := range 10 {
 		fail(t, th, "alice", ip(i))
 	}
@@ -234,7 +243,7 @@ func TestAnAccountLeftInPeaceForADayIsAsNew(t *testing.T) {
 
 func TestMemoryIsBoundedAndKeepsWhatWasUsedLast(t *testing.T) {
 	t.Parallel()
-	th, m, _ := throttle(t, 50)
+	th, _ := throttle(t, 50)
 	for i := range 10 {
 		fail(t, th, "victim", ip(i))
 	}
@@ -243,28 +252,28 @@ func TestMemoryIsBoundedAndKeepsWhatWasUsedLast(t *testing.T) {
 		if wait(t, th, "victim", ip(1000)) == 0 {
 			t.Fatalf("the victim's count was pushed out after %d names although it is in use", i)
 		}
-		if n := m.Len(); n > 100 {
+		if n := th.Len(); n > 100 {
 			t.Fatalf("%d keys", n)
 		}
 	}
-	fresh, held, _ := throttle(t, 50)
+	fresh, _ := throttle(t, 50)
 	for i := range 500 {
 		if err := fresh.Allow(fmt.Sprint("name-", i), ip(i)); err != nil {
 			t.Fatal(err)
 		}
-		fresh.Succeed(fmt.Sprint("name-", i), ip(i))
+		settle(t, fresh, fmt.Sprint("name-", i), ip(i), limit.Succeeded)
 	}
-	if n := held.Len(); n != 0 {
+	if n := fresh.Len(); n != 0 {
 		t.Errorf("%d keys are kept of sign-ins that all went well", n)
 	}
-	if _, err := limit.NewMemory(0); err == nil {
+	if _, err := limit.NewMemory(limit.MemoryOptions{}); err == nil {
 		t.Error("a Memory without room is accepted")
 	}
 }
 
 func TestAClockThatGoesBackDoesNotForgetFailures(t *testing.T) {
 	t.Parallel() // D16
-	th, _, clock := throttle(t, 1000)
+	th, clock := throttle(t, 1000)
 	for i := range 100 {
 		fail(t, th, fmt.Sprint("name-", i), ip(1))
 	}

@@ -2,17 +2,28 @@ package limit
 
 import (
 	"container/list"
+	"context"
 	"errors"
 	"sync"
 	"time"
 )
 
-// Memory is a Store in this process, bounded: it holds so many keys with a Window and so many without, and drops the one
-// touched longest ago to make room. To push a key out, an attacker must first have as many other attempts hashed.
+// Memory holds counters in this process, bounded: it holds so many keys with a Window and so many without, and drops the one
+// touched longest ago to make room. To push a key out, an attacker must first have as many other attempts hashed. It is a Shared for
+// replicas that are one process.
 type Memory struct {
+	now      func() time.Time
 	mu       sync.Mutex
 	accounts shelf
 	networks shelf
+}
+
+// MemoryOptions of a Memory.
+type MemoryOptions struct {
+	// Room is for how many keys there is room, of each of the two sorts. Required.
+	Room int
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
 }
 
 // shelf is a map with an order of use.
@@ -22,9 +33,6 @@ type shelf struct {
 	order *list.List // of *counter, the one used last in front
 }
 
-// parts is into how many slices a Window is cut: a failure counts for at least Window and less than Window × 11/10.
-const parts = 10
-
 // counter is what is known of a key.
 type counter struct {
 	key      string
@@ -32,6 +40,7 @@ type counter struct {
 	since    time.Time
 	failures int // since the last success
 	last     time.Time
+	until    time.Time      // when the key may be tried again by what a Shared said
 	slices   [parts + 1]int // failures per slice of the Window, a ring
 	slice    int64          // the number of the newest slice
 }
@@ -39,56 +48,142 @@ type counter struct {
 // orphaned is after how long reserved attempts are given up: their caller is gone.
 const orphaned = time.Minute
 
-// NewMemory makes a Memory with room for so many keys of each of the two sorts.
-func NewMemory(room int) (*Memory, error) {
-	if room < 1 {
+// NewMemory makes a Memory.
+func NewMemory(o MemoryOptions) (*Memory, error) {
+	if o.Room < 1 {
 		return nil, errors.New("limit: a Memory needs room for at least one key")
 	}
-	return &Memory{accounts: newShelf(room), networks: newShelf(room)}, nil
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Memory{now: o.Now, accounts: newShelf(o.Room), networks: newShelf(o.Room)}, nil
 }
 
 func newShelf(room int) shelf {
 	return shelf{room: room, items: map[string]*list.Element{}, order: list.New()}
 }
 
-// Reserve implements Store.
-func (m *Memory) Reserve(key string, r Rule, now time.Time) time.Duration {
+// Settle implements Shared. Here all counts are one step: where one refuses, none has counted.
+func (m *Memory) Settle(_ context.Context, counts []Count, o Outcome) ([]time.Duration, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := m.shelf(r).get(key, true)
-	if c.reserved > 0 && now.Sub(c.since) > orphaned {
-		c.reserved = 0
+	if o == Released {
+		return make([]time.Duration, len(counts)), nil
 	}
-	wait := c.wait(r, now)
-	if wait == 0 {
+	return m.verdict(counts, o), nil
+}
+
+// reserve takes one attempt of every key, or none where one of them must wait. Reserved attempts count as failures until they end,
+// or for a minute where nobody ends them.
+func (m *Memory) reserve(counts []Count) []time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	waits := make([]time.Duration, len(counts))
+	for i, n := range counts {
+		c := m.shelf(n.Rule).get(n.Key, false)
+		if c == nil {
+			continue
+		}
+		if c.reserved > 0 && now.Sub(c.since) > orphaned {
+			c.reserved = 0
+		}
+		waits[i] = c.wait(n.Rule, now, c.reserved)
+	}
+	if worst(waits) >= 0 {
+		return waits
+	}
+	for _, n := range counts {
+		c := m.shelf(n.Rule).get(n.Key, true)
 		c.reserved++
 		c.since = now
 	}
-	return wait
+	return waits
 }
 
-// Settle implements Store.
-func (m *Memory) Settle(key string, r Rule, now time.Time, o Outcome) {
+// conclude ends a reserved attempt that reserve, or a Shared, has judged.
+func (m *Memory) conclude(counts []Count, o Outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := m.shelf(r).get(key, o == Failed)
+	now := m.now()
+	for _, n := range counts {
+		m.unreserve(n)
+		m.count(n, o, now)
+	}
+}
+
+// judge ends a reserved attempt and judges it once more, by rules that are not those by which it was reserved.
+func (m *Memory) judge(counts []Count, o Outcome) []time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range counts {
+		m.unreserve(n)
+	}
+	return m.verdict(counts, o)
+}
+
+// block ends a reserved attempt that a Shared refused, and remembers until when. It believes no wait that the rule cannot ask for.
+func (m *Memory) block(counts []Count, waits []time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	for i, n := range counts {
+		m.unreserve(n)
+		if waits[i] > 0 {
+			m.shelf(n.Rule).get(n.Key, true).until = now.Add(min(waits[i], n.Rule.longest()))
+		}
+		m.tidy(n, now)
+	}
+}
+
+// verdict counts an attempt that holds no reservation, unless one of its keys must wait. Reservations of others say nothing: each
+// of them gets a verdict of its own.
+func (m *Memory) verdict(counts []Count, o Outcome) []time.Duration {
+	now := m.now()
+	waits := make([]time.Duration, len(counts))
+	for i, n := range counts {
+		if c := m.shelf(n.Rule).get(n.Key, false); c != nil {
+			waits[i] = c.wait(n.Rule, now, 0)
+		}
+	}
+	if worst(waits) < 0 {
+		for _, n := range counts {
+			m.count(n, o, now)
+		}
+	}
+	return waits
+}
+
+func (m *Memory) unreserve(n Count) {
+	if c := m.shelf(n.Rule).get(n.Key, false); c != nil {
+		c.reserved = max(0, c.reserved-1)
+	}
+}
+
+func (m *Memory) count(n Count, o Outcome, now time.Time) {
+	c := m.shelf(n.Rule).get(n.Key, o == Failed)
 	if c == nil {
 		return
 	}
-	c.reserved = max(0, c.reserved-1)
 	switch {
-	case o == Failed && r.Window > 0:
-		c.turn(r, now)
+	case o == Failed && n.Rule.Window > 0:
+		c.turn(n.Rule, now)
 		c.slices[c.slice%int64(len(c.slices))]++
 		c.failures++
 	case o == Failed:
 		c.failures++
 		c.last = now
-	case o == Succeeded && r.Window == 0:
+	case o == Succeeded && n.Rule.Window == 0:
 		c.failures = 0
 	}
-	if c.reserved == 0 && c.failures == 0 {
-		m.shelf(r).drop(key)
+	m.tidy(n, now)
+}
+
+// tidy drops a counter that says nothing.
+func (m *Memory) tidy(n Count, now time.Time) {
+	s := m.shelf(n.Rule)
+	if c := s.get(n.Key, false); c != nil && c.reserved == 0 && c.failures == 0 && !c.until.After(now) {
+		s.drop(n.Key)
 	}
 }
 
@@ -130,30 +225,32 @@ func (s *shelf) drop(key string) {
 	}
 }
 
-// wait is how long the key must wait for its next attempt; 0 if it need not.
-func (c *counter) wait(r Rule, now time.Time) time.Duration {
+// wait is how long the key must wait for its next attempt beside those reserved; 0 if it need not.
+func (c *counter) wait(r Rule, now time.Time, reserved int) time.Duration {
+	if w := min(c.until.Sub(now), r.longest()); w > 0 {
+		return w
+	}
 	if r.Window > 0 {
-		return c.waitWindow(r, now)
+		return c.waitWindow(r, now, reserved)
+	}
+	if c.last.After(now) {
+		c.last = now // a clock that went back must not make the wait longer than its rule
 	}
 	if c.failures > 0 && now.Sub(c.last) > Forget {
 		c.failures = 0
 	}
-	if c.failures+c.reserved < r.Free {
+	if c.failures+reserved < r.Free {
 		return 0
 	}
-	if c.reserved > 0 {
+	if reserved > 0 {
 		return time.Second // one at a time from here on; how this one ends is not known yet
 	}
-	delay := r.MaxDelay
-	if n := c.failures - r.Free; n < 16 {
-		delay = min(delay, time.Second<<n)
-	}
-	return max(0, c.last.Add(delay).Sub(now))
+	return max(0, c.last.Add(r.Delay(c.failures)).Sub(now))
 }
 
-func (c *counter) waitWindow(r Rule, now time.Time) time.Duration {
+func (c *counter) waitWindow(r Rule, now time.Time, reserved int) time.Duration {
 	c.turn(r, now)
-	if c.failures+c.reserved < r.Free {
+	if c.failures+reserved < r.Free {
 		return 0
 	}
 	width := r.Window / parts

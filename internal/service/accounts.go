@@ -117,12 +117,13 @@ func (s *Accounts) ChangePassword(ctx context.Context, caller Caller, oldPasswor
 // old checks the present password; a wrong one is counted and recorded like a failed login.
 func (s *Accounts) old(ctx context.Context, a account.Account, password string, caller Caller) error {
 	ok, _, err := s.hasher.Verify(ctx, password, a.PasswordHash)
+	if err := s.throttle.Settle(ctx, a.Username, caller.IP, guessed(ok, err)); err != nil {
+		return err
+	}
 	switch {
 	case err != nil:
-		s.throttle.Release(a.Username, caller.IP)
 		return ofField(err, "old_password")
 	case !ok:
-		s.throttle.Fail(a.Username, caller.IP)
 		ctx, cancel := detached(ctx)
 		defer cancel()
 		record := caller.record("password.change", "denied", string(fault.InvalidCredentials), string(a.ID))
@@ -131,7 +132,6 @@ func (s *Accounts) old(ctx context.Context, a account.Account, password string, 
 		}
 		return invalidCredentials()
 	}
-	s.throttle.Succeed(a.Username, caller.IP)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/internal/limit"
 	"github.com/authsvc/authsvc/internal/oauth2"
 	"github.com/authsvc/authsvc/internal/session"
 	"github.com/authsvc/authsvc/internal/token"
@@ -27,9 +28,7 @@ type hasher interface {
 // throttle slows guessing down; limit.Throttle is one.
 type throttle interface {
 	Allow(account string, ip netip.Addr) error
-	Fail(account string, ip netip.Addr)
-	Succeed(account string, ip netip.Addr)
-	Release(account string, ip netip.Addr)
+	Settle(ctx context.Context, account string, ip netip.Addr, o limit.Outcome) error
 }
 
 // SignIn is the Login use case.
@@ -107,45 +106,47 @@ func (s *SignIn) Login(ctx context.Context, r LoginRequest) (issued Issued, err 
 	return s.begin(ctx, a, c, audience, scope, r)
 }
 
-// check authenticates, under the throttle.
+// check authenticates, under the throttle, whose word comes before anything is written or said.
 func (s *SignIn) check(ctx context.Context, name string, r LoginRequest) (account.Account, error) {
 	if err := s.o.Throttle.Allow(name, r.Caller.IP); err != nil {
 		return account.Account{}, err
 	}
-	a, err := s.authenticate(ctx, name, r)
+	a, ok, rehash, err := s.authenticate(ctx, name, r.Password)
+	if err := s.o.Throttle.Settle(ctx, name, r.Caller.IP, guessed(ok, err)); err != nil {
+		return account.Account{}, err
+	}
 	switch {
-	case err == nil:
-		s.o.Throttle.Succeed(name, r.Caller.IP)
-	case errors.Is(err, invalidCredentials()):
-		s.o.Throttle.Fail(name, r.Caller.IP)
-	default:
-		s.o.Throttle.Release(name, r.Caller.IP)
-	}
-	return a, err
-}
-
-func (s *SignIn) authenticate(ctx context.Context, name string, r LoginRequest) (account.Account, error) {
-	a, err := s.o.Accounts.ByUsername(ctx, name)
-	known := err == nil
-	if err != nil && fault.From(err).Kind != fault.NotFound {
+	case err != nil:
 		return account.Account{}, err
-	}
-	var ok, rehash bool
-	if known {
-		ok, rehash, err = s.o.Hasher.Verify(ctx, r.Password, a.PasswordHash)
-	} else {
-		err = s.o.Hasher.VerifyDummy(ctx, r.Password)
-	}
-	if err != nil {
-		return account.Account{}, err
-	}
-	if !known || !ok || !a.MayAct() {
+	case !ok:
 		return account.Account{}, s.denied(ctx, a.ID, r)
-	}
-	if rehash {
+	case rehash:
 		s.rehash(ctx, a, r.Password)
 	}
 	return a, nil
+}
+
+// guessed is what an attempt was to the throttle.
+func guessed(ok bool, err error) limit.Outcome {
+	switch {
+	case err != nil:
+		return limit.Released
+	case ok:
+		return limit.Succeeded
+	}
+	return limit.Failed
+}
+
+// authenticate reports whether the password opens the account, which is the zero one where the name is unknown.
+func (s *SignIn) authenticate(ctx context.Context, name, password string) (a account.Account, ok, rehash bool, err error) {
+	a, err = s.o.Accounts.ByUsername(ctx, name)
+	switch {
+	case err == nil:
+		ok, rehash, err = s.o.Hasher.Verify(ctx, password, a.PasswordHash)
+	case fault.From(err).Kind == fault.NotFound:
+		err = s.o.Hasher.VerifyDummy(ctx, password)
+	}
+	return a, ok && a.MayAct(), rehash, err
 }
 
 // denied records a refused login and gives the one answer for it.

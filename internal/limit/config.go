@@ -1,0 +1,52 @@
+package limit
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Config bounds failed sign-ins.
+type Config struct {
+	// AccountFailures is how many failures in a row a username may have, whether it exists or not, before it waits: 1 s, 2 s, 4 s … up
+	// to max_delay. A success, or a day of peace, clears them.
+	AccountFailures int `yaml:"account_failures"`
+	// MaxDelay is the longest that a username waits for its next try. Whoever is attacked waits with the attacker: keep it short.
+	MaxDelay time.Duration `yaml:"max_delay"`
+	// NetworkFailures is how many failures an IPv4 /24 or an IPv6 /64 may have in network_window; an IPv6 /48 may have four times as many.
+	NetworkFailures int `yaml:"network_failures"`
+	// NetworkWindow is how long a failure counts against its network.
+	NetworkWindow time.Duration `yaml:"network_window"`
+}
+
+// DefaultConfig is what holds unless the configuration says otherwise.
+func DefaultConfig() Config {
+	return Config{AccountFailures: 10, MaxDelay: time.Minute, NetworkFailures: 100, NetworkWindow: 10 * time.Minute}
+}
+
+// Validate says what is wrong, each with the setting's name.
+func (c Config) Validate() error {
+	var problems []error
+	if c.AccountFailures < 1 || c.AccountFailures > 100 {
+		problems = append(problems, fmt.Errorf("account_failures: is %d; it must be 1 to 100", c.AccountFailures))
+	}
+	if c.MaxDelay < time.Second || c.MaxDelay > 5*time.Minute {
+		problems = append(problems, fmt.Errorf("max_delay: is %v; it must be 1s to 5m: whoever is attacked waits as long", c.MaxDelay))
+	}
+	if c.NetworkFailures < 1 || c.NetworkFailures > 1_000_000 {
+		problems = append(problems, fmt.Errorf("network_failures: is %d; it must be 1 to 1000000", c.NetworkFailures))
+	}
+	if c.NetworkWindow < 10*time.Second || c.NetworkWindow > time.Hour {
+		problems = append(problems, fmt.Errorf("network_window: is %v; it must be 10s to 1h", c.NetworkWindow))
+	}
+	return errors.Join(problems...)
+}
+
+// site is how many times as many failures an IPv6 /48 may have as a /64: it is what one site is given, with many networks in it.
+const site = 4
+
+func (c Config) account() Rule { return Rule{Free: c.AccountFailures, MaxDelay: c.MaxDelay} }
+func (c Config) network() Rule { return Rule{Free: c.NetworkFailures, Window: c.NetworkWindow} }
+func (c Config) site() Rule {
+	return Rule{Free: site * c.NetworkFailures, Window: c.NetworkWindow}
+}

@@ -1,0 +1,184 @@
+package limit
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/fault"
+)
+
+// Decision is what was decided about an attempt, and by whom.
+type Decision struct {
+	// By is ByShared or ByProcess.
+	By string
+	// Refused is the kind of key that refused it, one of Kinds; empty where the attempt was let pass.
+	Refused string
+}
+
+// Who decides.
+const (
+	ByShared  = "shared"  // the counters that all replicas share
+	ByProcess = "process" // the counters of this process
+)
+
+// Kinds are the kinds of key that may refuse an attempt, in the order in which Throttle asks them.
+func Kinds() []string { return []string{"account", "network", "site"} }
+
+// Options of a Throttle.
+type Options struct {
+	// Config is how much is allowed; the zero Config stands for DefaultConfig.
+	Config Config
+	// Room is for how many keys of each kind this process has memory. Zero: 100,000.
+	Room int
+	// Shared are the counters that all replicas share. Nil: there are those of this process alone.
+	Shared Shared
+	// Replicas gives how many replicas there are now. While Shared fails, each allows its part of what all may. Nil: one.
+	Replicas func() int
+	// Decided is told of every decision, if it is there.
+	Decided func(Decision)
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+}
+
+// Throttle slows failed sign-ins down.
+type Throttle struct {
+	o      Options
+	config atomic.Pointer[Config]
+	memory *Memory
+	alone  atomic.Bool // Shared has failed, and not answered since
+}
+
+// New makes a Throttle.
+func New(o Options) (*Throttle, error) {
+	if o.Room == 0 {
+		o.Room = 100_000
+	}
+	if o.Replicas == nil {
+		o.Replicas = func() int { return 1 }
+	}
+	if o.Decided == nil {
+		o.Decided = func(Decision) {}
+	}
+	if o.Config == (Config{}) {
+		o.Config = DefaultConfig()
+	}
+	m, err := NewMemory(MemoryOptions{Room: o.Room, Now: o.Now})
+	if err != nil {
+		return nil, err
+	}
+	t := &Throttle{o: o, memory: m}
+	return t, t.Set(o.Config)
+}
+
+// Set changes how much is allowed from now on; what was counted stays, but for networks where their window changes. What Validate refuses
+// changes nothing.
+func (t *Throttle) Set(c Config) error {
+	if err := c.Validate(); err != nil {
+		return fmt.Errorf("limit: %w", err)
+	}
+	t.config.Store(&c)
+	return nil
+}
+
+// Allow reserves one attempt for the account's canonical name, whether it exists or not, and for the network of ip; the zero
+// ip has a bucket of its own. It asks this process alone. Whoever is allowed calls Settle once afterwards. Beyond a limit it
+// is Limited/RATE_LIMITED with RetryAfter, the same for every name.
+func (t *Throttle) Allow(name string, ip netip.Addr) error {
+	counts := t.counts(name, ip)
+	if t.alone.Load() {
+		counts = divided(counts, t.o.Replicas())
+	}
+	waits := t.memory.reserve(counts)
+	if i := worst(waits); i >= 0 {
+		return t.refuse(ByProcess, i, waits[i])
+	}
+	return nil
+}
+
+// Settle ends an attempt that Allow let begin. What it gives is the answer where it is not nil, whatever the password was:
+// Limited/RATE_LIMITED by the counters that all replicas share; then the attempt counts for nothing. While those do not answer,
+// the counters of this process decide, with this replica's part of the limits. A success clears the account's failures, and not
+// the network's: whoever has one good password could clear them at will. Released asks nobody. That ctx ends changes nothing: a
+// guess whose caller has gone has been made all the same.
+func (t *Throttle) Settle(ctx context.Context, name string, ip netip.Addr, o Outcome) error {
+	counts := t.counts(name, ip)
+	if o == Released {
+		t.memory.conclude(counts, o)
+		return nil
+	}
+	if t.o.Shared == nil {
+		t.memory.conclude(counts, o) // Allow was the verdict
+		t.o.Decided(Decision{By: ByProcess})
+		return nil
+	}
+	waits, err := t.o.Shared.Settle(context.WithoutCancel(ctx), counts, o)
+	if err == nil && len(waits) != len(counts) {
+		err = fmt.Errorf("limit: %d waits for %d counts", len(waits), len(counts))
+	}
+	t.alone.Store(err != nil)
+	by := ByShared
+	if err != nil {
+		by, waits = ByProcess, t.memory.judge(divided(counts, t.o.Replicas()), o)
+	} else if worst(waits) < 0 {
+		t.memory.conclude(counts, o)
+	} else {
+		t.memory.block(counts, waits)
+	}
+	if i := worst(waits); i >= 0 {
+		return t.refuse(by, i, waits[i])
+	}
+	t.o.Decided(Decision{By: by})
+	return nil
+}
+
+// Len gives how many keys this process holds.
+func (t *Throttle) Len() int { return t.memory.Len() }
+
+func (t *Throttle) refuse(by string, i int, wait time.Duration) error {
+	t.o.Decided(Decision{By: by, Refused: Kinds()[i]})
+	wait = (wait + time.Second - 1).Truncate(time.Second) // Retry-After has whole seconds (RFC 9110 §10.2.3)
+	return &fault.Error{Kind: fault.Limited, Reason: fault.RateLimited, RetryAfter: wait,
+		Message: fmt.Sprintf("too many failed attempts; try again in %d s", int(wait.Seconds()))}
+}
+
+// worst gives the longest wait's place, or -1 where there is none.
+func worst(waits []time.Duration) int {
+	at := -1
+	for i, w := range waits {
+		if w > 0 && (at < 0 || w > waits[at]) {
+			at = i
+		}
+	}
+	return at
+}
+
+func divided(counts []Count, n int) []Count {
+	for i := range counts {
+		counts[i].Rule = counts[i].Rule.divided(n)
+	}
+	return counts
+}
+
+// counts gives what an attempt counts for, in the order of Kinds: the name, the IPv4 /24 or IPv6 /64, and the IPv6 /48; an IPv4 address in
+// IPv6 clothes is the IPv4 address. The window stands in the key: failures counted by one cannot be read by another.
+func (t *Throttle) counts(name string, ip netip.Addr) []Count {
+	c := t.config.Load()
+	window := "network:" + strconv.FormatInt(int64(c.NetworkWindow/time.Millisecond), 10) + ":"
+	account := Count{Key: "account:" + name, Rule: c.account()}
+	switch ip = ip.Unmap(); {
+	case ip.Is4():
+		return []Count{account, {Key: window + prefix(ip, 24), Rule: c.network()}}
+	case ip.Is6():
+		return []Count{account, {Key: window + prefix(ip, 64), Rule: c.network()}, {Key: window + prefix(ip, 48), Rule: c.site()}}
+	}
+	return []Count{account, {Key: window + "unknown", Rule: c.network()}}
+}
+
+// prefix writes a network without the zone that an address may have.
+func prefix(ip netip.Addr, bits int) string {
+	return netip.PrefixFrom(ip.WithZone(""), bits).Masked().String()
+}
