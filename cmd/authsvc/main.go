@@ -43,6 +43,8 @@ func groups() []group {
 		{"keys", "signing keys: list, rotate, revoke, rewrap", keyCommands()},
 		{"watchers", "who follows the trust feed of the running server", watcherCommands()},
 		{"audit", "the audit log: list", auditCommands()},
+		{"backup", "copy the SQLite database to a file", backupCommands()},
+		{"restore", "make such a file the database", restoreCommands()},
 		{"config", "the configuration: print, check", configCommands()},
 		{"health", "ask the running server whether it is ready", healthCommands()},
 	}
@@ -102,6 +104,6 @@ func help(w io.Writer) error {
 	for _, g := range groups() {
 		fmt.Fprintf(t, "  authsvc %s\t%s\n", g.name, g.about)
 	}
-	fmt.Fprint(t, "\nThese work on the store of an installation while its server runs or not: -dir .authsvc names that of serve -dev,\n-config FILE that of serve -config. A running server acts on what they change within a second.\nOnly watchers and health need one that runs: they ask it.\nauthsvc COMMAND -h says more.\n")
+	fmt.Fprint(t, "\nThese work on the store of an installation while its server runs or not: -dir .authsvc names that of serve -dev,\n-config FILE that of serve -config. A running server acts on what they change within a second.\nOnly watchers and health need one that runs: they ask it; restore needs that none does.\nauthsvc COMMAND -h says more.\n")
 	return t.Flush()
 }

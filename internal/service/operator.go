@@ -98,6 +98,28 @@ func (s *Revocations) Everything(ctx context.Context, caller Caller) (int, error
 	return s.end(ctx, j)
 }
 
+// EventRestore is the audit record that a backup has become the database; its subject is the epoch of the backup.
+const EventRestore = "restore"
+
+// Restored records that this database was a backup, and what of it was let live. Unless the sessions are kept, it cuts off every
+// session and token, those too that began after the backup was made, and gives how many sessions that ended.
+func (s *Revocations) Restored(ctx context.Context, caller Caller, epoch string, keepKeys, keepSessions bool) (int, error) {
+	kept := "keys and sessions"
+	switch {
+	case !keepKeys && !keepSessions:
+		kept = "nothing"
+	case !keepKeys:
+		kept = "sessions"
+	case !keepSessions:
+		kept = "keys"
+	}
+	j := journal.Journal{Audit: []journal.Record{caller.record(EventRestore, "ok", "kept "+kept, epoch)}}
+	if !keepSessions {
+		j.Ends = []journal.End{{All: true, Reason: journal.EndedByOperator}}
+	}
+	return s.end(ctx, j)
+}
+
 func revoked(caller Caller, what, id string) journal.Journal {
 	return journal.Journal{Audit: []journal.Record{caller.record("revoke."+what, "ok", journal.EndedByOperator, id)}}
 }

@@ -70,6 +70,11 @@ func dsn(path string, busy time.Duration, writing bool) string {
 	if path == Memory {
 		return "file::memory:?" + q.Encode()
 	}
+	return fileURI(path, q)
+}
+
+// fileURI names a file for the driver, whatever characters its path has.
+func fileURI(path string, q url.Values) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
