@@ -32,7 +32,7 @@ var floors = []room{
 	{"guard", 1}, {"internal/oauth2", 1}, {"internal/password", 1},
 	{"internal/account", 2}, {"internal/client", 2}, {"internal/session", 2}, {"internal/grant", 2},
 	{"internal/token", 2}, {"internal/keys", 2}, {"internal/revocation", 2}, {"internal/audit", 2},
-	{"internal/limit", 2}, {"internal/limit/limittest", 3}, {"internal/journal", 2},
+	{"internal/limit", 2}, {"internal/limit/limittest", 3}, {"internal/journal", 2}, {"internal/instance", 2},
 	{"internal/service", 3},
 	{"internal/server/...", 4}, {"internal/store/...", 4}, {"internal/telemetry", 4},
 	{"internal/config", 5},
@@ -67,7 +67,7 @@ type narrow struct {
 
 // nouns are the rooms of the second floor.
 var nouns = []string{"internal/account", "internal/client", "internal/session", "internal/grant", "internal/token",
-	"internal/keys", "internal/revocation", "internal/audit", "internal/limit", "internal/journal"}
+	"internal/keys", "internal/revocation", "internal/audit", "internal/limit", "internal/journal", "internal/instance"}
 
 // narrows are the rooms that see less than what lies below them.
 var narrows = []narrow{

@@ -42,6 +42,7 @@ func groups() []group {
 		{"revoke", "cut off an account, a client, a session, a token, or everything", revokeCommands()},
 		{"keys", "signing keys: list, rotate, revoke, rewrap", keyCommands()},
 		{"watchers", "who follows the trust feed of the running server", watcherCommands()},
+		{"instances", "the servers that run, and how far each has read the revocation log", instanceCommands()},
 		{"audit", "the audit log: list", auditCommands()},
 		{"backup", "copy the SQLite database to a file", backupCommands()},
 		{"restore", "make such a file the database", restoreCommands()},

@@ -26,6 +26,7 @@ import (
 
 	"github.com/authsvc/authsvc/gen/openapi"
 	"github.com/authsvc/authsvc/internal/config"
+	"github.com/authsvc/authsvc/internal/instance"
 	"github.com/authsvc/authsvc/internal/keys"
 	"github.com/authsvc/authsvc/internal/limit"
 	"github.com/authsvc/authsvc/internal/password"
@@ -98,6 +99,7 @@ type App struct {
 	ring      *keys.Ring
 	list      *verify.List
 	tail      *revocation.Log
+	register  *instance.Register
 	hasher    *password.Hasher
 	thr       *limit.Throttle
 	pulse     *service.Pulse
@@ -138,13 +140,14 @@ func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer)
 		a.openStore,     // 2. the authority
 		a.openSecrets,   // 3. key files; wrong ones stop here
 		a.buildTail,     // 4. the revocation log and the list in memory
-		a.buildKeys,     // 5. the ring; an empty database gets its keys
-		a.buildCore,     // 6. the use cases
-		a.buildGRPC,     // 7. the gRPC door
-		a.buildHTTP,     // 8. REST, OAuth, and what proxies ask
-		a.buildOps,      // 9. health and metrics
-		a.buildAdmin,    // 10. who watches, for operators
-		a.buildGauges,   // 11. figures read when somebody looks
+		a.buildRegister, // 5. which servers there are
+		a.buildKeys,     // 6. the ring; an empty database gets its keys
+		a.buildCore,     // 7. the use cases
+		a.buildGRPC,     // 8. the gRPC door
+		a.buildHTTP,     // 9. REST, OAuth, and what proxies ask
+		a.buildOps,      // 10. health and metrics
+		a.buildAdmin,    // 11. who watches, for operators
+		a.buildGauges,   // 12. figures read when somebody looks
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -220,6 +223,19 @@ func (a *App) buildTail(ctx context.Context) (err error) {
 	return a.tail.CatchUp(ctx)
 }
 
+func (a *App) buildRegister(context.Context) (err error) {
+	host, err := os.Hostname()
+	if err != nil {
+		a.log.Warn("this machine has no name for the list of servers", "error", err)
+	}
+	a.register, err = instance.New(instance.Options{Store: a.db.Instances(), Host: strings.ToValidUTF8(host, "?"), Version: Version(), Now: a.now, Logger: a.log,
+		State: func() instance.State {
+			c := a.tail.View().Cursor
+			return instance.State{Epoch: c.Epoch, Position: c.Row, Lag: a.tail.Lag()}
+		}})
+	return err
+}
+
 func (a *App) buildKeys(ctx context.Context) error {
 	sealer, err := loadSealer(a.cfg.Secrets.KeyEncryptionKeysFile)
 	if err != nil {
@@ -237,7 +253,7 @@ func (a *App) buildCore(ctx context.Context) (err error) {
 	if a.hasher, err = password.New(password.Options{Config: a.cfg.Password}); err != nil {
 		return err
 	}
-	if a.thr, err = limit.New(limit.Options{Config: a.cfg.Limits, Decided: a.meter.decided, Now: a.now}); err != nil {
+	if a.thr, err = limit.New(limit.Options{Config: a.cfg.Limits, Replicas: a.register.Live, Decided: a.meter.decided, Now: a.now}); err != nil {
 		return err
 	}
 	if a.clients, err = service.NewClients(a.db.Clients(), a.cfg.Issuer, a.now); err != nil {
@@ -390,6 +406,7 @@ func (a *App) buildGauges(context.Context) error {
 		{"authsvc.revocation.position", "", "Newest row of the revocation log that this replica holds.", func() float64 { return float64(a.tail.Row()) }},
 		{"authsvc.revocation.lag", "s", "Age of the start of the last completed read of the revocation log.", func() float64 { return a.tail.Lag().Seconds() }},
 		{"authsvc.revocation.live", "", "Live entries in memory.", func() float64 { return float64(a.list.Len()) }},
+		{"authsvc.instances", "", "Servers of this installation that run, as this one knows: seen in the database within 15 s; at least 1.", func() float64 { return float64(a.register.Live()) }},
 		{"authsvc.hashing.running", "", "Password hashes being computed.", func() float64 { return float64(a.hasher.Stats().Running) }},
 		{"authsvc.hashing.queued", "", "Callers waiting for a hashing slot.", func() float64 { return float64(a.hasher.Stats().Queued) }},
 		{"authsvc.hashing.shed", "", "Calls refused because the hashing queue was full, since the start.", func() float64 { return float64(a.hasher.Stats().Shed) }},

@@ -29,6 +29,7 @@ func (a *App) Run(ctx context.Context, listening func() error) error {
 		})
 	}
 	start("revocation log", a.tail.Run)
+	start("register", a.register.Run) // which leaves when the loops end, after the drain
 	start("keys", a.ring.Run)
 	start("pulse", a.pulse.Run)
 	start("feed", a.feed.Run)
@@ -45,7 +46,7 @@ func (a *App) Run(ctx context.Context, listening func() error) error {
 		a.state.Store(serving)
 		a.health.Resume()
 		a.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
-		a.log.Info("serving", "issuer", a.cfg.Issuer, "http", a.doors.HTTP.Addr().String(), "grpc", a.doors.GRPC.Addr().String(), "ops", a.doors.Ops.Addr().String())
+		a.log.Info("serving", "issuer", a.cfg.Issuer, "instance", a.register.ID(), "http", a.doors.HTTP.Addr().String(), "grpc", a.doors.GRPC.Addr().String(), "ops", a.doors.Ops.Addr().String())
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
@@ -167,6 +168,7 @@ func (a *App) clean(ctx context.Context) error {
 			return a.db.Sessions().Sweep(ctx, keepSessions, limit)
 		},
 		a.db.Revocations().Sweep,
+		a.db.Instances().Sweep,
 		func(ctx context.Context, limit int) (int, error) { return a.db.Audit().Prune(ctx, keepAudit, limit) })
 }
 

@@ -61,6 +61,7 @@ func TestScripts(t *testing.T) {
 			"exits":        exits,
 			"capture":      capture,
 			"ready":        ready,
+			"soon":         soon,
 			"login":        login,
 			"active":       active,
 		},

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -51,6 +52,18 @@ func ready(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		code, _ := send(ctx, http.MethodGet, dev["ops"]+"/readyz", "", nil)
 		return code == http.StatusOK
+	})
+}
+
+// soon PATTERN PROGRAM ARG... runs a program until what it prints matches.
+func soon(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: soon pattern program [arg...]")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	until(ts, "it prints "+args[0], func(context.Context) bool {
+		return ts.Exec(args[1], args[2:]...) == nil && pattern.MatchString(ts.ReadFile("stdout"))
 	})
 }
 

@@ -104,6 +104,14 @@ func serveBy(t *testing.T, config string, d dev, scheme string) (*server, *speec
 // serveIn does so with more variables in its environment.
 func serveIn(t *testing.T, config string, d dev, scheme string, environ ...string) (*server, *speech) {
 	t.Helper()
+	s, said := launch(t, config, d, environ...)
+	s.serves(t, said, scheme)
+	return s, said
+}
+
+// launch starts serve -config with a file, and does not wait for it.
+func launch(t *testing.T, config string, d dev, environ ...string) (*server, *speech) {
+	t.Helper()
 	said := &speech{}
 	s := &server{dev: d, out: &bytes.Buffer{}, exited: make(chan error, 1)}
 	s.cmd = process("serve", "-config", config)
@@ -114,6 +122,12 @@ func serveIn(t *testing.T, config string, d dev, scheme string, environ ...strin
 	}
 	go func() { s.exited <- s.cmd.Wait() }()
 	t.Cleanup(func() { s.kill(t) })
+	return s, said
+}
+
+// serves waits until serve -config is ready, and learns its addresses from what it says.
+func (s *server) serves(t *testing.T, said *speech, scheme string) {
+	t.Helper()
 	await(t, "serve -config is ready", func() bool {
 		select {
 		case err := <-s.exited:
@@ -130,7 +144,6 @@ func serveIn(t *testing.T, config string, d dev, scheme string, environ ...strin
 		}
 		return false
 	})
-	return s, said
 }
 
 // probe gives the status of an operators' endpoint, or 0 where there is no answer.

@@ -81,14 +81,9 @@ func (in installed) statements(t *testing.T) map[string]int {
 	return all
 }
 
-func TestTheServiceRunsOnPostgreSQL(t *testing.T) {
-	t.Parallel()
-	in := onPostgreSQL(t)
-	operate(t, "", "config", "check", "-config", in.config)
-	if out := operate(t, "", "config", "print", "-config", in.config); strings.Contains(out, "staple") || !strings.Contains(out, "authsvc@127.0.0.1") {
-		t.Errorf("the configuration is printed as %s", out)
-	}
-	s, _ := serveBy(t, in.config, in.dev, "http")
+// furnish makes a person, an app and a service beside the servers that run, and waits until each of them knows all three.
+func (in installed) furnish(t *testing.T, servers ...*server) {
+	t.Helper()
 	operate(t, "", "client", "create", "-config", in.config, "-kind", "public", "-id", "app", "-audience", "https://api.example", "-default-audience", "https://api.example")
 	var service struct {
 		ID     string `json:"client_id"`
@@ -100,12 +95,24 @@ func TestTheServiceRunsOnPostgreSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	operate(t, phrase+"\n", "account", "create", "-config", in.config, "ada")
-	s.PublicClientID, s.ServiceClientID, s.ServiceClientSecret, s.Username, s.Password = "app", service.ID, service.Secret, "ada", phrase
-	credentials := map[string]any{"username": "ada", "password": phrase, "client_id": "app"}
-	await(t, "who was created beside it can sign in, and the service may ask", func() bool {
-		a := s.say(t, http.DefaultClient, "/v1/auth/login", credentials)
-		return a.code == http.StatusOK && s.introspect(t, a.text("access_token")).json["active"] == true
-	})
+	for _, s := range servers {
+		s.PublicClientID, s.ServiceClientID, s.ServiceClientSecret, s.Username, s.Password, s.Audience = "app", service.ID, service.Secret, "ada", phrase, "https://api.example"
+		await(t, "who was created beside it can sign in, and the service may ask", func() bool {
+			a := s.say(t, http.DefaultClient, "/v1/auth/login", s.credentials(s.Username, s.Password))
+			return a.code == http.StatusOK && s.introspect(t, a.text("access_token")).json["active"] == true
+		})
+	}
+}
+
+func TestTheServiceRunsOnPostgreSQL(t *testing.T) {
+	t.Parallel()
+	in := onPostgreSQL(t)
+	operate(t, "", "config", "check", "-config", in.config)
+	if out := operate(t, "", "config", "print", "-config", in.config); strings.Contains(out, "staple") || !strings.Contains(out, "authsvc@127.0.0.1") {
+		t.Errorf("the configuration is printed as %s", out)
+	}
+	s, _ := serveBy(t, in.config, in.dev, "http")
+	in.furnish(t, s)
 	kept, revoked := s.login(t), s.login(t)
 	first, again := s.refresh(t, kept.text("refresh_token")), s.refresh(t, kept.text("refresh_token"))
 	if first.code != 200 || first.text("refresh_token") != again.text("refresh_token") {

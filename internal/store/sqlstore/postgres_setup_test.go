@@ -76,6 +76,6 @@ func TestStoreInPostgreSQL(t *testing.T) {
 		o := sqlstore.Options{URL: schema(t), Password: pgtest.Password, OpTimeout: time.Minute}
 		db := open(t, sqlstore.Driven(o, clock.Now))
 		return storetest.Stores{Accounts: db.Accounts(), Clients: db.Clients(), Sessions: db.Sessions(), Keys: db.Keys(),
-			Revocations: db.Revocations(), Audit: db.Audit(), Clock: clock, Shared: true}
+			Revocations: db.Revocations(), Audit: db.Audit(), Instances: db.Instances(), Clock: clock, Shared: true}
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/authsvc/authsvc/internal/audit"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/instance"
 	"github.com/authsvc/authsvc/internal/journal"
 	"github.com/authsvc/authsvc/internal/session"
 )
@@ -115,6 +116,13 @@ func useEverything(t *testing.T, f *fixture) {
 	must(err)
 	_, err = f.Revocations().Tail(ctx, 0)
 	must(err)
+	_, err = f.Instances().Beat(ctx, instance.Instance{ID: "a"})
+	must(err)
+	_, _, err = f.Instances().List(ctx)
+	must(err)
+	_, err = f.Instances().Sweep(ctx, 10)
+	must(err)
+	must(f.Instances().Leave(ctx, "a"))
 	_, err = f.Accounts().ByUsername(ctx, "ada")
 	must(err)
 	_, err = f.Accounts().List(ctx, "a", 10)

@@ -28,6 +28,7 @@ import (
 	"github.com/authsvc/authsvc/internal/account"
 	"github.com/authsvc/authsvc/internal/audit"
 	"github.com/authsvc/authsvc/internal/client"
+	"github.com/authsvc/authsvc/internal/instance"
 	"github.com/authsvc/authsvc/internal/keys"
 	"github.com/authsvc/authsvc/internal/revocation"
 	"github.com/authsvc/authsvc/internal/session"
@@ -236,6 +237,9 @@ func (db *DB) Hints() revocation.Hints {
 	}
 	return &listener{p: db.pg, hearFor: db.hearFor}
 }
+
+// Instances gives the store of the servers that run.
+func (db *DB) Instances() instance.Store { return instances{db} }
 
 // Audit gives the audit log.
 func (db *DB) Audit() audit.Store { return auditLog{db} }

@@ -27,7 +27,7 @@ func stores(t *testing.T, path string) storetest.Stores {
 	// The suite is about what a store does, not about how fast a machine is that runs a dozen of them with the race detector.
 	db := open(t, sqlstore.Options{Path: path, Now: clock.Now, OpTimeout: time.Minute})
 	return storetest.Stores{Accounts: db.Accounts(), Clients: db.Clients(), Sessions: db.Sessions(), Keys: db.Keys(),
-		Revocations: db.Revocations(), Audit: db.Audit(), Clock: clock}
+		Revocations: db.Revocations(), Audit: db.Audit(), Instances: db.Instances(), Clock: clock}
 }
 
 func open(t *testing.T, o sqlstore.Options) *sqlstore.DB {

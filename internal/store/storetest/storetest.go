@@ -15,6 +15,7 @@ import (
 	"github.com/authsvc/authsvc/internal/client"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/instance"
 	"github.com/authsvc/authsvc/internal/journal"
 	"github.com/authsvc/authsvc/internal/keys"
 	"github.com/authsvc/authsvc/internal/revocation"
@@ -29,6 +30,7 @@ type Stores struct {
 	Keys        keys.Store
 	Revocations revocation.Store
 	Audit       audit.Store
+	Instances   instance.Store
 	Clock       *Clock // what the store was opened with
 	// Shared says that other tests' changes may make Changed say true.
 	Shared bool
@@ -77,6 +79,7 @@ func Run(t *testing.T, open func(*testing.T) Stores) {
 		{"audit", auditCases},
 		{"journals", journalCases},
 		{"text", textCases},
+		{"instances", instanceCases},
 	} {
 		for _, c := range group.cases {
 			t.Run(group.name+"/"+c.name, func(t *testing.T) {
