@@ -18,6 +18,8 @@ type Live struct {
 	NotBefore  int64 // a cut-off in Unix seconds; 0 for all tokens
 	ExpireTime int64 // in Unix seconds, rounded up; 0 for never
 	CommitTime int64 // in Unix microseconds, by the store's clock; 0 for an entry that never expires
+
+	name name // what it was before it became a target
 }
 
 // Cursor is a place in one history of the log. The zero Cursor is before every history.
@@ -79,37 +81,18 @@ func (l *Log) Reach(ctx context.Context, c Cursor) error {
 	return l.stale(l.CatchUp(ctx))
 }
 
-// take makes a page that was read after our position part of what is live. In another history the page is the whole log,
-// and what we held and it lacks stays, before all its rows. The caller holds l.mu.
+// take makes a page that was read after our position part of what is live. In another history the page is its beginning, and
+// what we held stays, before all its rows; heal sees to what that history has, too. The caller holds l.mu.
 func (l *Log) take(p Page, page []Live, another bool) {
-	switch {
-	case another && p.Epoch == l.stored:
-		l.rewinds++ // the same name for another history: its cursors must not be taken for this one's
-		page = merged(l.live, page)
-	case another:
-		l.rewinds = 0
-		page = merged(l.live, page)
-	default:
-		page = append(l.live, page...)
-	}
-	l.live, l.stored, l.epoch, l.position = page, p.Epoch, p.Epoch, p.Head
-	binary.BigEndian.PutUint64(l.epoch[8:], binary.BigEndian.Uint64(p.Epoch[8:])^l.rewinds)
-}
-
-// merged gives what only the old history has, and then the new one.
-func merged(old, page []Live) []Live {
-	there := make(map[Live]bool, len(page))
-	for _, e := range page {
-		e.Row = 0
-		there[e] = true
-	}
-	all := make([]Live, 0, len(old)+len(page))
-	for _, e := range old {
-		if e.Row = 0; !there[e] {
-			all = append(all, e)
+	if another {
+		held := make([]Live, len(l.live), len(l.live)+len(page))
+		copy(held, l.live)
+		for i := range held {
+			held[i].Row = 0
 		}
+		l.live = held
 	}
-	return append(all, page...)
+	l.live, l.epoch, l.position = append(l.live, page...), p.Epoch, p.Head
 }
 
 // sweep forgets the entries that expired before now. It copies what stays, since views hold the rest.
@@ -134,6 +117,7 @@ func (l *Log) sweep(now time.Time) {
 	}
 	l.mu.Lock()
 	l.live = left
+	l.forgetNames()
 	l.mu.Unlock()
 }
 

@@ -45,6 +45,30 @@ func (b *book) Tail(_ context.Context, after int64) (revocation.Page, error) {
 	return p, b.failure
 }
 
+// Renew implements revocation.Store.
+func (b *book) Renew(_ context.Context, old [16]byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.epoch == old[0] {
+		b.epoch += 100
+	}
+	return b.failure
+}
+
+// Reappend implements revocation.Store.
+func (b *book) Reappend(_ context.Context, _ int64, entries []revocation.Entry) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range entries {
+		e.Position = int64(len(b.entries) + 1)
+		b.entries = append(b.entries, e)
+	}
+	return b.failure
+}
+
+// Settle implements revocation.Store.
+func (b *book) Settle(context.Context, string) error { return nil }
+
 func (b *book) Changed(context.Context) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -182,9 +206,9 @@ func TestAnotherHistoryTakesNothingAway(t *testing.T) {
 		tokens []string
 		want   []string
 	}{
-		{"a restored copy under another epoch, with rows used anew", 2, []string{"a", "x", "y"}, []string{"0 b", "0 c", "1 a", "2 x", "3 y"}},
-		{"an emptied log", 3, nil, []string{"0 b", "0 c", "0 a", "0 x", "0 y"}},
-		{"another one that is not empty", 4, []string{"z"}, []string{"0 b", "0 c", "0 a", "0 x", "0 y", "1 z"}},
+		{"a restored copy under another epoch, with rows used anew", 2, []string{"a", "x", "y"}, []string{"1 a", "2 x", "3 y", "4 b", "5 c"}},
+		{"an emptied log", 3, nil, []string{"1 a", "2 x", "3 y", "4 b", "5 c"}},
+		{"another one that is not empty", 4, []string{"z"}, []string{"1 z", "2 a", "3 x", "4 y", "5 b", "6 c"}},
 	} {
 		b.become(tt.epoch, nil, tt.tokens...)
 		v := read(t, l)
@@ -208,16 +232,17 @@ func TestALogThatGoesBackUnderOneEpochIsAnotherHistory(t *testing.T) {
 	before := read(t, l)
 	b.become(1, nil, "a")
 	back := read(t, l)
-	b.become(1, nil, "a", "x", "y", "z")
-	again := read(t, l)
-	if before.Cursor.Epoch == back.Cursor.Epoch || back.Cursor.Epoch != again.Cursor.Epoch {
-		t.Errorf("the histories are %x, %x and %x", before.Cursor.Epoch, back.Cursor.Epoch, again.Cursor.Epoch)
+	other := newLog(t, b) // another replica, which never saw what is lost
+	if diff := cmp.Diff([]string{"1 a", "2 b", "3 c"}, rows(back.Live, "a", "b", "c")); diff != "" {
+		t.Errorf("what was lost came back as (-want +got)\n%s", diff)
 	}
-	entries, resumed := again.After(before.Cursor)
-	if diff := cmp.Diff([]string{"0 b", "0 c", "1 a", "2 x", "3 y", "4 z"}, rows(entries, "a", "b", "c", "x", "y", "z")); diff != "" || resumed {
-		t.Errorf("resumed %v (-want +got)\n%s", resumed, diff)
+	if before.Cursor.Epoch == back.Cursor.Epoch || read(t, other).Cursor != back.Cursor {
+		t.Errorf("the histories are %x and %x, another replica's %x", before.Cursor, back.Cursor, other.View().Cursor)
 	}
-	if entries, resumed := again.After(back.Cursor); !resumed || len(entries) != 3 {
+	if entries, resumed := back.After(before.Cursor); len(entries) != 3 || resumed {
+		t.Errorf("a cursor of the lost history, at a row that is there again, gets %d entries, resumed %v", len(entries), resumed)
+	}
+	if entries, resumed := back.After(revocation.Cursor{Epoch: back.Cursor.Epoch, Row: 1}); !resumed || len(entries) != 2 {
 		t.Errorf("after the new history's first row: %d entries, resumed %v", len(entries), resumed)
 	}
 }

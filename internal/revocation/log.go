@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,12 +35,15 @@ type Log struct {
 	read sync.Mutex // one tail read at a time; guards the writes of what mu guards
 
 	mu       sync.RWMutex
-	stored   [16]byte // the log's own epoch
-	rewinds  uint64   // how often the log began anew under that epoch
-	epoch    [16]byte // both, as one name
+	epoch    [16]byte
 	position int64
-	live     []Live // in the order of the log; never changed below its length
+	live     []Live                   // in the order of the log; never changed below its length
+	odd      map[verify.Target]string // the ids that do not fit into a Live
 	kids     map[string]bool
+
+	// By whom the log is answered, and who the store was opened at: guarded by read.
+	server, settled string
+	torn            bool // the history is another, and may lack what is live
 
 	waiting sync.Mutex
 	next    *tailRead // the read that callers who come now will share
@@ -72,7 +76,7 @@ func New(o Options) (*Log, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	l := &Log{o: o, kids: map[string]bool{}, hinted: make(chan struct{}, 1), start: time.Now()}
+	l := &Log{o: o, kids: map[string]bool{}, odd: map[verify.Target]string{}, hinted: make(chan struct{}, 1), start: time.Now()}
 	l.freshAt.Store(-1)
 	return l, nil
 }
@@ -181,17 +185,29 @@ func (l *Log) run(ctx context.Context, r *tailRead) {
 	close(r.done)
 }
 
-// tail reads page after page, each in a time of its own, until nothing is left. Only then is the list believed, and dated.
+// tail reads until nothing is left, and mends what another history lacks. Only then is the list believed, and dated.
 func (l *Log) tail(ctx context.Context) error {
 	began := l.elapsed()
+	err := l.pages(ctx)
+	if err == nil && (l.torn || l.server != l.settled) {
+		err = l.heal(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	l.o.List.SetReady(true)
+	l.completed(began)
+	return nil
+}
+
+// pages reads page after page, each in a time of its own.
+func (l *Log) pages(ctx context.Context) error {
 	for more := true; more; {
 		var err error
 		if more, err = l.page(ctx); err != nil {
 			return err
 		}
 	}
-	l.o.List.SetReady(true)
-	l.completed(began)
 	return nil
 }
 
@@ -200,13 +216,20 @@ func (l *Log) page(ctx context.Context) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	l.mu.RLock()
-	epoch, after := l.stored, l.position
+	epoch, after := l.epoch, l.position
 	l.mu.RUnlock()
 	p, err := l.o.Store.Tail(ctx, after)
 	if err != nil {
 		return false, err
 	}
-	another := epoch != [16]byte{} && p.Epoch != epoch || p.Head < after
+	another := epoch != [16]byte{} && p.Epoch != epoch
+	if !another && p.Head < after {
+		// Rows are gone, and their positions will come again: under this epoch a cursor would be taken for another's place.
+		another = true
+		if err := l.o.Store.Renew(ctx, p.Epoch); err != nil {
+			return false, err
+		}
+	}
 	if another && after > 0 {
 		// Another history: what we hold stays (merged, never swapped), and the new log is read from its start.
 		if p, err = l.o.Store.Tail(ctx, 0); err != nil {
@@ -216,14 +239,19 @@ func (l *Log) page(ctx context.Context) (more bool, err error) {
 	if p.More {
 		p.Head = p.Entries[len(p.Entries)-1].Position
 	}
+	l.server, l.torn = p.Server, l.torn || another
 	revocations, live := make([]verify.Revocation, 0, len(p.Entries)), make([]Live, 0, len(p.Entries))
 	var kids []string
+	odd := map[verify.Target]string{}
 	for _, e := range p.Entries {
 		r := verify.NewRevocation(l.o.Issuer, verify.Kind(e.Kind), e.ID, e.NotBefore, e.ExpiresAt)
 		revocations = append(revocations, r)
 		entry := Live{Row: e.Position, Target: r.Target, NotBefore: r.NotBefore, ExpireTime: unixCeil(r.ExpiresAt)}
 		if !e.ExpiresAt.IsZero() {
 			entry.CommitTime = e.ExpiresAt.Add(-journal.RevocationTTL).UnixMicro()
+		}
+		if !entry.remember(e.Kind, e.ID) {
+			odd[entry.Target] = e.ID
 		}
 		live = append(live, entry)
 		if e.Kind == journal.KindKey {
@@ -234,6 +262,7 @@ func (l *Log) page(ctx context.Context) (more bool, err error) {
 	l.entries.Add(uint64(len(revocations)))
 	l.mu.Lock()
 	l.take(p, live, another)
+	maps.Copy(l.odd, odd)
 	for _, kid := range kids {
 		l.kids[kid] = true
 	}

@@ -26,10 +26,16 @@ type Page struct {
 	Now     time.Time
 	Entries []Entry // live ones after the asked position, in order
 	More    bool    // there are live ones after the last of Entries
+	// Server names the server that answered, and its start: an opaque word. Until Settle is told it, what is read and written
+	// elsewhere in the store is Unavailable at that server. It is empty where nothing but one file can answer.
+	Server string
 }
 
 // PageSize is the most entries of one page: a log of a million takes seconds to read, and no read may take long.
 const PageSize = 50_000
+
+// ReappendSize is the most entries of one Reappend: it is one transaction, which nobody may have to wait for long.
+const ReappendSize = 1000
 
 // Store keeps the log.
 type Store interface {
@@ -40,6 +46,15 @@ type Store interface {
 	Changed(ctx context.Context) (bool, error)
 	// Append commits a journal that changes nothing else, such as the end of one access token.
 	Append(ctx context.Context, j journal.Journal) error
+	// Renew gives the history another epoch, random, if its epoch is still old; if another process came first, that is no error.
+	Renew(ctx context.Context, old [16]byte) error
+	// Reappend commits anew what an earlier history of the database had and this one lacks: at most ReappendSize entries, all or
+	// nothing, each with the expiry that it had. It also does again what they stand for: sessions end, cut-offs are kept where
+	// they were lower, keys are compromised. An entry whose like stands in the log after a position, as late in its expiry and
+	// its cut-off, is not appended again, nor one that has expired; so several processes may do it at the same time.
+	Reappend(ctx context.Context, after int64, entries []Entry) error
+	// Settle opens the store at a Page's Server: the caller has read that server's log to its end, and it lacks nothing.
+	Settle(ctx context.Context, server string) error
 	// Sweep deletes expired entries, never the newest row, at most limit; it gives how many.
 	Sweep(ctx context.Context, limit int) (int, error)
 }

@@ -156,6 +156,27 @@ func (s *Store) Tail(ctx context.Context, after int64) (Page, error) {
 	return p, pause(ctx, second)
 }
 
+// Reappend commits rows anew that the log has lost, as they were.
+func (s *Store) Reappend(ctx context.Context, lost []Row) error {
+	if _, err := s.Version(ctx); err != nil {
+		return err
+	}
+	s.db.mu.Lock()
+	defer s.db.mu.Unlock()
+	for _, l := range lost {
+		for _, r := range s.db.history {
+			if r.Kind == l.Kind && r.ID == l.ID && r.ExpiresAt.Equal(l.ExpiresAt) {
+				s.db.next++
+				r.Position, r.committed = s.db.next, time.Now() // a replica that never read it learns of it from now on
+				s.db.rows = append(slices.Clip(s.db.rows), r)
+				s.db.version++
+				break
+			}
+		}
+	}
+	return nil
+}
+
 // Version changes whenever the log does. It is read some time after the call.
 func (s *Store) Version(ctx context.Context) (uint64, error) {
 	s.mu.Lock()

@@ -96,6 +96,20 @@ func (r *replica) Tail(ctx context.Context, after int64) (revocation.Page, error
 	return page, nil
 }
 
+// Reappend implements revocation.Store.
+func (r *replica) Reappend(ctx context.Context, _ int64, entries []revocation.Entry) error {
+	r.tails.Add(1)
+	defer r.tails.Add(-1)
+	var lost []model.Row
+	for _, e := range entries {
+		lost = append(lost, model.Row{Kind: verify.Kind(e.Kind), ID: e.ID, ExpiresAt: e.ExpiresAt})
+	}
+	return r.store.Reappend(ctx, lost)
+}
+
+// Settle implements revocation.Store.
+func (r *replica) Settle(context.Context, string) error { return nil }
+
 // View implements the hub's log.
 func (r *replica) View() revocation.View {
 	v := r.log.View()

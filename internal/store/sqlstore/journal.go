@@ -166,6 +166,14 @@ func (t *tx) cutOff(kind journal.Kind, id, reason string) (int, error) {
 		return 0, err
 	}
 	t.list(kind, id, notBefore)
+	if err := t.keepCutOff(kind, id, notBefore); err != nil {
+		return 0, err
+	}
+	return t.endCutOff(kind, id, notBefore, reason)
+}
+
+// keepCutOff keeps a cut-off for good where a later one does not stand.
+func (t *tx) keepCutOff(kind journal.Kind, id string, notBefore int64) (err error) {
 	switch kind {
 	case journal.KindSubject:
 		_, err = t.exec(`UPDATE accounts SET not_before = ? WHERE id = ? AND not_before < ?`, notBefore, id, notBefore)
@@ -177,15 +185,18 @@ func (t *tx) cutOff(kind journal.Kind, id, reason string) (int, error) {
 	if err == nil && kind != journal.KindSubject {
 		err = t.reviseClients()
 	}
-	if err != nil {
-		return 0, err
-	}
+	return err
+}
+
+// endCutOff ends the first endBatch rows that a cut-off killed, and leaves the rest to sweeps.
+func (t *tx) endCutOff(kind journal.Kind, id string, notBefore int64, reason string) (ended int, err error) {
 	touched, ended, err := t.endDead(kind, id, notBefore, reason, endBatch)
 	if err != nil || touched < endBatch {
 		return ended, err
 	}
 	_, err = t.exec(`INSERT INTO pending_ends (kind, id, not_before, reason) VALUES (?, ?, ?, ?)
-		ON CONFLICT (kind, id) DO UPDATE SET not_before = excluded.not_before, reason = excluded.reason`,
+		ON CONFLICT (kind, id) DO UPDATE SET not_before = excluded.not_before, reason = excluded.reason
+			WHERE pending_ends.not_before < excluded.not_before`,
 		string(kind), id, notBefore, reason)
 	return ended, err
 }

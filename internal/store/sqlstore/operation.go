@@ -53,7 +53,7 @@ type entry struct {
 // once, so it changes nothing but the database. A call that waits longer than its context or OpTimeout is Unavailable.
 func write[T any](ctx context.Context, db *DB, l locks, fn func(*tx) (T, error)) (T, error) {
 	if db.pg != nil {
-		return operate(ctx, db.pg, l, fn)
+		return operate(ctx, db.pg, db.pg.source, l, fn)
 	}
 	return queued(ctx, db, false, fn)
 }
@@ -82,6 +82,15 @@ func follow[T any](ctx context.Context, db *DB, fn func(q queries) (T, error)) (
 		return ask(ctx, db.pg, db.pg.tail, false, fn)
 	}
 	return view(ctx, db, fn)
+}
+
+// mend is change for what must be done before the store is open at a server: see pool.admit.
+func mend(ctx context.Context, db *DB, l locks, fn func(*tx) error) error {
+	if db.pg == nil {
+		return change(ctx, db, l, fn)
+	}
+	_, err := operate(ctx, db.pg, db.pg.tail, l, func(t *tx) (struct{}, error) { return struct{}{}, fn(t) })
+	return err
 }
 
 // finish appends to the log what the operation has listed, in the order in which it did.

@@ -28,8 +28,12 @@ type pool struct {
 	driven  func() time.Time // a test's clock instead of the database's; nil otherwise
 	closed  atomic.Bool
 
+	gate atomic.Pointer[gate] // where the source is open; nil before Open has looked
 	mu   sync.Mutex
-	last string // the snapshot that changed saw
+	last string // the snapshot that changed saw, and of which server
+	// The newest timeline of a server's history that any connection has met.
+	system   string
+	timeline uint32
 }
 
 // What a statement says when the database lost its connection, or chose it to give way, may be asked again: after a
@@ -45,6 +49,11 @@ func (p *pool) retry(ctx context.Context, from *pgxpool.Pool, f func(*pgxpool.Co
 	wait := firstWait
 	for try := 1; ; try++ {
 		err := p.once(ctx, from, f)
+		var unsettled *unsettledError
+		if errors.As(err, &unsettled) && unsettled.wait(ctx) {
+			try--
+			continue
+		}
 		again := collided(err)
 		var lost *lostError
 		if errors.As(err, &lost) {
@@ -94,11 +103,11 @@ func lost(ctx context.Context, conn *pgxpool.Conn, err error) error {
 }
 
 // operate runs one operation in a transaction.
-func operate[T any](ctx context.Context, p *pool, l locks, fn func(*tx) (T, error)) (T, error) {
+func operate[T any](ctx context.Context, p *pool, from *pgxpool.Pool, l locks, fn func(*tx) (T, error)) (T, error) {
 	var v, zero T
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	err := p.retry(ctx, p.source, func(conn *pgxpool.Conn) error {
+	err := p.retry(ctx, from, func(conn *pgxpool.Conn) error {
 		c := &pgConn{ctx: ctx, conn: conn.Conn(), p: p}
 		t := &tx{connection: c}
 		err := c.begin(l)
@@ -330,10 +339,11 @@ func (p *pool) key(kind, id string) int64 {
 }
 
 // changed compares what a statement would see now with what one would have seen then. Every transaction of the cluster
-// that wrote makes a difference, whoever it belonged to.
+// that wrote makes a difference, whoever it belonged to, and so does another server, or another start of it.
 func (p *pool) changed(ctx context.Context) (bool, error) {
 	now, err := ask(ctx, p, p.tail, false, func(q queries) (string, error) {
-		return scanText(q.row(`SELECT pg_current_snapshot()::text`))
+		seen, err := scanText(q.row(`SELECT pg_current_snapshot()::text`))
+		return q.(*pgConn).server().name + " " + seen, err
 	})
 	if err != nil {
 		return false, err

@@ -169,6 +169,7 @@ func TestD06ACrashLosesNothingThatWasAcknowledged(t *testing.T) {
 		}
 	})
 	f := undriven(t, sqlstore.Options{URL: mine.URL("postgres", "pool_max_conns=6"), OpTimeout: 2 * time.Second})
+	followed(t, f.DB, 20*time.Millisecond, false)
 	l := &load{f: f, stop: make(chan struct{}), heads: map[ids.Session]uint32{}}
 	for range 4 {
 		s := f.login(t, t)
@@ -345,6 +346,7 @@ func TestD07D08APrimaryThatIsLostTakesNothingWithIt(t *testing.T) {
 	}
 	both := strings.Replace(standby.URL("postgres"), "/postgres?", fmt.Sprintf(",127.0.0.1:%d/postgres?", primary.Port), 1)
 	f := undriven(t, sqlstore.Options{URL: both, OpTimeout: 2 * time.Second})
+	followed(t, f.DB, 20*time.Millisecond, false)
 	ended, honest := f.login(t, t), f.login(t, t)
 	for g := uint32(1); g < 5; g++ {
 		if out, err := f.Sessions().Redeem(t.Context(), present(honest, g)); err != nil || !out.Rotated {

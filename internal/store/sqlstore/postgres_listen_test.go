@@ -32,7 +32,13 @@ type replica struct {
 func following(t *testing.T, o sqlstore.Options, every time.Duration, hints bool) replica {
 	t.Helper()
 	o.Password = pgtest.Password
-	r := replica{DB: open(t, o)}
+	return followed(t, open(t, o), every, hints)
+}
+
+// followed runs the log of a store that is open: after a restart or a failover nothing else opens it again.
+func followed(t *testing.T, db *sqlstore.DB, every time.Duration, hints bool) replica {
+	t.Helper()
+	r := replica{DB: db}
 	var err error
 	if r.list, err = verify.NewList(verify.ListOptions{}); err != nil {
 		t.Fatal(err)
@@ -264,6 +270,7 @@ func TestHintsFollowAFailover(t *testing.T) {
 	t.Cleanup(func() { closed(standby) })
 	both := strings.Replace(standby.URL("postgres"), "/postgres?", fmt.Sprintf(",127.0.0.1:%d/postgres?", primary.Port), 1)
 	here := undriven(t, sqlstore.Options{URL: both, OpTimeout: 2 * time.Second})
+	followed(t, here.DB, 20*time.Millisecond, false)
 	there := following(t, sqlstore.Options{URL: both, OpTimeout: 2 * time.Second}, time.Hour, true)
 	if err := here.Revocations().Append(t.Context(), revoke("before")); err != nil {
 		t.Fatal(err)

@@ -87,7 +87,6 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	if c.ConnConfig.ConnectTimeout == 0 || c.ConnConfig.ConnectTimeout > o.OpTimeout {
 		c.ConnConfig.ConnectTimeout = o.OpTimeout
 	}
-	c.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	bound := strconv.FormatInt(max(1, o.OpTimeout.Milliseconds()), 10)
 	for _, name := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
 		c.ConnConfig.RuntimeParams[name] = bound
@@ -117,16 +116,19 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 	if err != nil {
 		return err
 	}
+	db.words = postgresWords(o.driven != nil)
+	db.pg = &pool{words: db.words, timeout: o.OpTimeout, driven: o.driven}
+	c.ConnConfig.ValidateConnect = db.pg.meet
+	c.PrepareConn = db.pg.admit
 	if o.configure != nil {
 		o.configure(c)
 	}
-	db.words = postgresWords(o.driven != nil)
-	db.pg = &pool{words: db.words, timeout: o.OpTimeout, driven: o.driven}
 	if db.pg.source, err = pgxpool.NewWithConfig(ctx, c); err != nil {
 		return fmt.Errorf("database.url: %w", err)
 	}
 	following := c.Copy()
-	following.MaxConns, following.MinConns, following.MinIdleConns = 1, 0, 0
+	following.MaxConns, following.MinConns, following.MinIdleConns, following.PrepareConn = 1, 0, 0, nil
+	following.ConnConfig.ValidateConnect = db.pg.meetFirst
 	if db.pg.tail, err = pgxpool.NewWithConfig(ctx, following); err != nil {
 		return fmt.Errorf("database.url: %w", err)
 	}
@@ -141,7 +143,14 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 		return err
 	}
 	m := &pgConn{ctx: ctx, conn: conn.Conn(), p: db.pg}
-	return db.settle(ctx, m, migrating)
+	if err := db.settle(ctx, m, migrating); err != nil {
+		return err
+	}
+	if db.epoch, err = m.inherited(); err != nil {
+		return fmt.Errorf("sqlstore: read the installation's row: %w", err)
+	}
+	db.pg.settle(m.server().name)
+	return nil
 }
 
 // sound refuses a database that would break the promises quietly.

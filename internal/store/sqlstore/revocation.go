@@ -11,31 +11,44 @@ type revocations struct{ db *DB }
 
 func (s revocations) Tail(ctx context.Context, after int64) (revocation.Page, error) {
 	return follow(ctx, s.db, func(q queries) (revocation.Page, error) {
-		var page revocation.Page
-		var now int64
-		entries, err := collect(q, func(s scanner) (revocation.Entry, error) {
-			var e revocation.Entry
-			var epoch []byte
-			var notBefore, expires int64
-			err := s.Scan(&now, &epoch, &page.Head, &e.Position, &e.Kind, &e.ID, &notBefore, &expires)
-			copy(page.Epoch[:], epoch)
-			e.NotBefore, e.ExpiresAt = instantOf(notBefore), instantOf(expires)
-			return e, err
-		}, `SELECT @now, i.epoch, COALESCE((SELECT MAX(position) FROM revocations), 0), COALESCE(r.position, 0), COALESCE(r.kind, ''),
-			COALESCE(r.id, ''), COALESCE(r.not_before, 0), COALESCE(r.expires_at, 0)
-			FROM installation i LEFT JOIN revocations r ON r.position > ? AND (r.expires_at = 0 OR r.expires_at > @now)
-			ORDER BY r.position LIMIT ?`, after, revocation.PageSize+1)
-		page.Now = instantOf(now)
-		if page.More = len(entries) > revocation.PageSize; page.More {
-			entries = entries[:revocation.PageSize]
-		}
-		for _, e := range entries {
-			if e.Position != 0 { // nothing new is one row without an entry
-				page.Entries = append(page.Entries, e)
+		page, lineage, err := tailed(q, after)
+		if c, ok := q.(*pgConn); ok && err == nil {
+			if lineage != c.server().lineage {
+				if _, err = c.inherited(); err == nil {
+					page, _, err = tailed(q, after)
+				}
 			}
+			page.Server = c.server().name
 		}
 		return page, err
 	})
+}
+
+// tailed reads a page of the log, and whose history the database says it is.
+func tailed(q queries, after int64) (page revocation.Page, lineage string, err error) {
+	var now int64
+	entries, err := collect(q, func(s scanner) (revocation.Entry, error) {
+		var e revocation.Entry
+		var epoch []byte
+		var notBefore, expires int64
+		err := s.Scan(&now, &epoch, &lineage, &page.Head, &e.Position, &e.Kind, &e.ID, &notBefore, &expires)
+		copy(page.Epoch[:], epoch)
+		e.NotBefore, e.ExpiresAt = instantOf(notBefore), instantOf(expires)
+		return e, err
+	}, `SELECT @now, i.epoch, i.lineage, COALESCE((SELECT MAX(position) FROM revocations), 0), COALESCE(r.position, 0), COALESCE(r.kind, ''),
+			COALESCE(r.id, ''), COALESCE(r.not_before, 0), COALESCE(r.expires_at, 0)
+			FROM installation i LEFT JOIN revocations r ON r.position > ? AND (r.expires_at = 0 OR r.expires_at > @now)
+			ORDER BY r.position LIMIT ?`, after, revocation.PageSize+1)
+	page.Now = instantOf(now)
+	if page.More = len(entries) > revocation.PageSize; page.More {
+		entries = entries[:revocation.PageSize]
+	}
+	for _, e := range entries {
+		if e.Position != 0 { // nothing new is one row without an entry
+			page.Entries = append(page.Entries, e)
+		}
+	}
+	return page, lineage, err
 }
 
 func (s revocations) Changed(ctx context.Context) (bool, error) {

@@ -211,7 +211,7 @@ func (db *DB) TailEvery() time.Duration {
 	return 20 * time.Millisecond
 }
 
-// Epoch is the random id of this history of the database.
+// Epoch is the random id of the database's history, as it was when the database was opened.
 func (db *DB) Epoch() [16]byte { return db.epoch }
 
 // Accounts gives the store of accounts.

@@ -76,6 +76,7 @@ func Run(t *testing.T, open func(*testing.T) Stores) {
 		{"races", raceCases},
 		{"keys", keyCases},
 		{"revocations", revocationCases},
+		{"reappend", reappendCases},
 		{"audit", auditCases},
 		{"journals", journalCases},
 		{"text", textCases},

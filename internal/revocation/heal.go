@@ -1,0 +1,154 @@
+package revocation
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/verify"
+)
+
+// name is the kind and the id of an entry, from which it can be appended again. Nearly all ids are 16 bytes in base64url, and
+// a million of them are held: those bytes alone are kept. The others stand in Log.odd.
+type name struct {
+	kind byte // 1 + its place in kinds; plus odd for an id that is not in id
+	id   [16]byte
+}
+
+const odd = 0x80
+
+func kinds() [6]journal.Kind {
+	return [...]journal.Kind{journal.KindSession, journal.KindToken, journal.KindKey, journal.KindSubject, journal.KindClient, journal.KindAll}
+}
+
+// remember keeps what the entry is about; false if the id does not fit.
+func (e *Live) remember(kind journal.Kind, id string) bool {
+	all := kinds()
+	e.name = name{kind: byte(1 + slices.Index(all[:], kind))}
+	var raw [18]byte
+	if len(id) == 22 {
+		if out, err := base64.RawURLEncoding.Strict().AppendDecode(raw[:0], []byte(id)); err == nil && len(out) == len(e.name.id) {
+			e.name.id = [16]byte(out)
+			return true
+		}
+	}
+	e.name.kind |= odd
+	return false
+}
+
+// entry gives a live entry as the store had it. The caller holds l.mu or l.read.
+func (l *Log) entry(e Live) Entry {
+	out := Entry{Position: e.Row, Kind: kinds()[e.name.kind&^odd-1], ID: l.odd[e.Target]}
+	if e.name.kind&odd == 0 {
+		out.ID = base64.RawURLEncoding.EncodeToString(e.name.id[:])
+	}
+	if e.NotBefore != 0 {
+		out.NotBefore = time.Unix(e.NotBefore, 0).UTC()
+	}
+	if e.CommitTime != 0 {
+		out.ExpiresAt = time.UnixMicro(e.CommitTime).Add(journal.RevocationTTL).UTC()
+	}
+	return out
+}
+
+// forgetNames drops the odd ids of entries that are gone. The caller holds l.mu.
+func (l *Log) forgetNames() {
+	left := map[verify.Target]string{}
+	for _, e := range l.live {
+		if e.name.kind&odd != 0 {
+			left[e.Target] = l.odd[e.Target]
+		}
+	}
+	l.odd = left
+}
+
+// covers reports that an entry of the same target makes another needless.
+func (e Live) covers(other Live) bool {
+	return e.NotBefore >= other.NotBefore && (e.CommitTime == 0 || other.CommitTime != 0 && e.CommitTime >= other.CommitTime)
+}
+
+// lacking gives the entries that only an earlier history had, and where those of this one begin.
+func lacking(live []Live) (owed []Live, begins int) {
+	begins = sort.Search(len(live), func(i int) bool { return live[i].Row > 0 })
+	newest := make(map[verify.Target]int, begins)
+	for _, e := range live[:begins] {
+		newest[e.Target] = -1
+	}
+	for i, e := range live[begins:] {
+		if _, asked := newest[e.Target]; asked {
+			newest[e.Target] = begins + i
+		}
+	}
+	for i := begins - 1; i >= 0; i-- {
+		e := live[i]
+		if at := newest[e.Target]; at < 0 || !live[at].covers(e) {
+			owed = append(owed, e)
+			newest[e.Target] = i
+		}
+	}
+	slices.Reverse(owed)
+	return owed, begins
+}
+
+var errTornAgain = errors.New("revocation: the database's history changed while it was mended")
+
+// heal gives the history what it lacks, and opens the store at the server that answers. Until it has succeeded the store
+// stays closed there, and every tail tries it again. The caller holds l.read, and has read the log to its end.
+func (l *Log) heal(ctx context.Context) error {
+	torn := l.torn
+	appended := 0
+	if torn {
+		var err error
+		if appended, err = l.mend(ctx); err != nil {
+			return err
+		}
+	}
+	if err := l.o.Store.Settle(ctx, l.server); err != nil {
+		return err
+	}
+	l.settled, l.torn = l.server, false
+	if torn {
+		l.o.Logger.WarnContext(ctx, "the database has another history than before: what it had lost of the revocation log was appended again", "entries", appended)
+	}
+	return nil
+}
+
+func (l *Log) mend(ctx context.Context) (appended int, err error) {
+	v := l.View()
+	owed, _ := lacking(v.Live)
+	for part := range slices.Chunk(owed, ReappendSize) {
+		entries := make([]Entry, len(part))
+		for i, e := range part {
+			entries[i] = l.entry(e)
+		}
+		if err := l.reappend(ctx, v.Cursor.Row, entries); err != nil {
+			return 0, err
+		}
+	}
+	if len(owed) > 0 {
+		if err := l.pages(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if l.View().Cursor.Epoch != v.Cursor.Epoch {
+		return 0, errTornAgain
+	}
+	// What has a row again, or had one all along, need not stay without one.
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	left, begins := lacking(l.live)
+	if begins > 0 {
+		l.live = append(left, l.live[begins:]...)
+	}
+	return len(owed), nil
+}
+
+func (l *Log) reappend(ctx context.Context, after int64, entries []Entry) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return l.o.Store.Reappend(ctx, after, entries)
+}

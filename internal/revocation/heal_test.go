@@ -1,0 +1,162 @@
+package revocation_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/internal/revocation"
+	"github.com/authsvc/authsvc/verify"
+)
+
+// become makes the history another one, at another server, with these rows.
+func (h *history) become(epoch byte, server string, rows ...revocation.Entry) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.epoch, h.server, h.rows, h.changed = epoch, server, nil, true
+	for i, e := range rows {
+		e.Position = int64(i + 1)
+		h.rows = append(h.rows, e)
+	}
+}
+
+func said(kind journal.Kind, id string, notBefore, expires int64) revocation.Entry {
+	e := revocation.Entry{Kind: kind, ID: id}
+	if notBefore != 0 {
+		e.NotBefore = time.Unix(notBefore, 0).UTC()
+	}
+	if expires != 0 {
+		e.ExpiresAt = time.Unix(expires, 123_000).UTC()
+	}
+	return e
+}
+
+// stored gives what the history has, without positions.
+func (h *history) stored() []revocation.Entry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := slices.Clone(h.rows)
+	for i := range all {
+		all[i].Position = 0
+	}
+	return all
+}
+
+func TestD07WhatAnotherHistoryLacksIsAppendedAgainAsItWas(t *testing.T) {
+	t.Parallel()
+	sid := string(ids.New[ids.Session]())
+	held := []revocation.Entry{
+		said(journal.KindSession, sid, 0, 4e9),
+		said(journal.KindToken, "an odd id", 0, 4e9+1),
+		said(journal.KindKey, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs", 0, 0),
+		said(journal.KindSubject, "ada", 1700, 4e9),
+		said(journal.KindSubject, "ada", 1800, 4e9+2), // which covers the one before
+		said(journal.KindClient, "app", 1900, 4e9),
+		said(journal.KindAll, "", 2000, 4e9),
+	}
+	for name, tt := range map[string]struct{ has, want []revocation.Entry }{
+		"an empty log": {nil, []revocation.Entry{held[0], held[1], held[2], held[4], held[5], held[6]}},
+		"one with some of it, with less, and with more": {
+			[]revocation.Entry{held[0], said(journal.KindToken, "an odd id", 0, 4e9), said(journal.KindSubject, "ada", 1800, 4e9+9), said(journal.KindClient, "app", 1899, 4e9+9), held[6]},
+			[]revocation.Entry{held[1], held[2], held[5]}},
+		"the twin: one that lost nothing": {held, nil},
+	} {
+		l, h, list := open(t, nil)
+		h.become(1, "a", held...)
+		ok(t, l.CatchUp(t.Context()))
+		h.become(2, "b", tt.has...)
+		ok(t, l.CatchUp(t.Context()))
+		got := h.stored()
+		if diff := cmp.Diff(tt.want, got[len(tt.has):], cmp.Transformer("none", func(e []revocation.Entry) []revocation.Entry {
+			return append([]revocation.Entry{}, e...)
+		})); diff != "" {
+			t.Errorf("%s: appended (-want +got)\n%s", name, diff)
+		}
+		want(t, list, sid, verify.ErrRevoked)
+		v := l.View()
+		if len(v.Live) != len(got) || v.Live[0].Row != 1 || v.Cursor.Row != int64(len(got)) {
+			t.Errorf("%s: %d entries are held of %d, from row %d on, up to %d", name, len(v.Live), len(got), v.Live[0].Row, v.Cursor.Row)
+		}
+		if diff := cmp.Diff([]string{"a", "b"}, h.settled); diff != "" {
+			t.Errorf("%s: settled at (-want +got)\n%s", name, diff)
+		}
+		before := h.count()
+		ok(t, l.CatchUp(t.Context()))
+		if h.count() != before+1 || len(h.settled) != 2 || len(h.stored()) != len(got) {
+			t.Errorf("%s: it was mended twice", name)
+		}
+	}
+}
+
+func TestD07NothingIsSettledBeforeAllIsAppendedAgain(t *testing.T) {
+	t.Parallel()
+	l, h, list := open(t, nil)
+	var held []revocation.Entry
+	for i := range 2*revocation.ReappendSize + 5 {
+		held = append(held, said(journal.KindToken, fmt.Sprint("token-", i), 0, 4e9))
+	}
+	h.become(1, "a", held...)
+	ok(t, l.CatchUp(t.Context()))
+	h.become(2, "b")
+	h.refused = errors.New("the store is away")
+	for range 2 {
+		before := l.View().Known
+		if err := l.CatchUp(t.Context()); !errors.Is(err, h.refused) {
+			t.Errorf("what cannot be appended again is %v", err)
+		}
+		if l.View().Known != before || len(h.settled) != 1 {
+			t.Errorf("it is dated %v, and settled at %v", l.View().Known, h.settled)
+		}
+		want(t, list, "token-7", verify.ErrRevoked) // meanwhile
+	}
+	h.refused = nil
+	ok(t, l.CatchUp(t.Context()))
+	if diff := cmp.Diff([]int{revocation.ReappendSize, revocation.ReappendSize, 5}, h.parts); diff != "" {
+		t.Errorf("parts (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"a", "b"}, h.settled); diff != "" || len(h.stored()) != len(held) || len(l.View().Live) != len(held) {
+		t.Errorf("%d are stored, %d held, settled at %v", len(h.stored()), len(l.View().Live), h.settled)
+	}
+}
+
+// A server that starts again has the same history.
+func TestARestartIsSettledByOneRead(t *testing.T) {
+	t.Parallel()
+	l, h, _ := open(t, nil)
+	h.become(1, "a", said(journal.KindToken, "t", 0, 4e9))
+	ok(t, l.CatchUp(t.Context()))
+	position, reads := l.Position(), h.count()
+	h.mu.Lock()
+	h.server = "a, again"
+	h.mu.Unlock()
+	ok(t, l.CatchUp(t.Context()))
+	if diff := cmp.Diff([]string{"a", "a, again"}, h.settled); diff != "" || h.count() != reads+1 || l.Position() != position || h.parts != nil {
+		t.Errorf("settled at %v after %d reads, at %s", h.settled, h.count()-reads, l.Position())
+	}
+}
+
+// Two replicas that hold different parts of what was lost mend it together.
+func TestD07ReplicasMendOneHistory(t *testing.T) {
+	t.Parallel()
+	one, h, _ := open(t, nil)
+	two, _, list := open(t, func(o *revocation.Options) { o.Store = h })
+	h.become(1, "a", said(journal.KindToken, "x", 0, 4e9), said(journal.KindToken, "y", 0, 4e9))
+	ok(t, one.CatchUp(t.Context()))
+	h.become(1, "a", said(journal.KindToken, "x", 0, 4e9), said(journal.KindToken, "y", 0, 4e9), said(journal.KindToken, "z", 0, 4e9))
+	ok(t, two.CatchUp(t.Context()))
+	h.become(1, "a", said(journal.KindToken, "x", 0, 4e9)) // rows deleted by hand, say
+	for range 2 {
+		ok(t, one.CatchUp(t.Context()))
+		ok(t, two.CatchUp(t.Context()))
+	}
+	if h.epoch != 2 || one.Position() != two.Position() || len(h.stored()) != 3 || len(one.View().Live) != 3 {
+		t.Errorf("epoch %d, at %s and %s, %d rows, %d held", h.epoch, one.Position(), two.Position(), len(h.stored()), len(one.View().Live))
+	}
+	want(t, list, "y", verify.ErrRevoked)
+}
