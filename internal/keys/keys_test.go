@@ -266,6 +266,11 @@ func TestTheAutomaticRotationTakesEachStepWhenItIsDue(t *testing.T) {
 		{"a compromised key is left alone", time.Hour, []keys.Key{active, key("p", keys.Pending, 0, 0, 0), key("c", keys.Compromised, 0, 0, 0)}, keys.Change{}},
 		{"a set without an active key promotes what is ready", 2 * day, []keys.Key{key("p", keys.Pending, 0, 0, 0)},
 			keys.Change{Move: []keys.Move{{ID: "p", To: keys.Active}}, Insert: []keys.Key{pending}}},
+		{"the twin: one that lost none waits until its pending key is ready", 0, []keys.Key{key("p", keys.Pending, 0, 0, 0)}, keys.Change{}},
+		{"D07 where the signer was revoked the pending key takes over at once", 0, []keys.Key{key("c", keys.Compromised, 0, 0, 0), key("p", keys.Pending, 0, 0, 0)},
+			keys.Change{Move: []keys.Move{{ID: "p", To: keys.Active}}, Insert: []keys.Key{pending}}},
+		{"D07 where all were revoked there are new ones", 0, []keys.Key{key("c", keys.Compromised, 0, 0, 0)},
+			keys.Change{Insert: []keys.Key{{ID: "new-1", State: keys.Active}, {ID: "new-2", State: keys.Pending}}}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

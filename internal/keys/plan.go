@@ -69,15 +69,20 @@ func PlanBootstrap(set Set, gen Generator) (Change, error) {
 
 // Plan gives the next automatic step, if one is due: it promotes a pending key once the active one has signed for
 // RotateEvery and the pending one has been published for Prepublish, retires the old one and inserts the next pending key in
-// the same change; it drops retired keys past their GoneAt; and it inserts a pending key where there is none.
+// the same change; it drops retired keys past their GoneAt; and it inserts a pending key where there is none. Where the active
+// key was compromised and nothing took its place (a failover lost the change, and its revocation alone was appended again),
+// the pending key signs at once, or else a new one, as when it is revoked.
 func Plan(set Set, cfg Config, gen Generator) (Change, bool, error) {
 	var c Change
 	var add []State
 	pending, active := find(set, Pending), find(set, Active)
 	due := len(active) == 0 || !set.Now.Before(active[0].ActivatedAt.Add(cfg.RotateEvery))
-	if due && len(active) <= 1 && len(pending) > 0 && ready(set, pending[0], cfg) {
+	orphaned := len(active) == 0 && len(find(set, Compromised)) > 0
+	if due && len(active) <= 1 && len(pending) > 0 && (orphaned || ready(set, pending[0], cfg)) {
 		c = promote(c, active, pending[0])
 		pending = pending[1:]
+	} else if orphaned {
+		add = append(add, Active)
 	}
 	for _, k := range find(set, Retired) {
 		if !set.Now.Before(k.GoneAt) {
