@@ -242,7 +242,7 @@ func sinceTime(text string, now time.Time) (time.Time, error) {
 func configCommands() []command {
 	return []command{
 		{group: "config", name: "print", about: "print what holds: defaults, the file, and the environment", setup: none(configPrint), storeless: true, homeless: true},
-		{group: "config", name: "check", about: "say what would keep the server from starting", setup: none(configCheck), storeless: true, homeless: true},
+		{group: "config", name: "check", about: "say what is wrong before a server starts: settings, files, certificates, the database", setup: configCheck, storeless: true, homeless: true},
 	}
 }
 
@@ -254,16 +254,19 @@ func configPrint(r *call) error {
 	return r.print(cfg, func(w io.Writer) error { return cfg.Print(w) })
 }
 
-func configCheck(r *call) error {
-	cfg, err := app.LoadConfig(r.store)
-	if err != nil {
-		return err
+func configCheck(f *flag.FlagSet) action {
+	offline := f.Bool("offline", false, "look at settings and files only: ask no database")
+	return func(r *call) error {
+		cfg, err := app.LoadConfig(r.store)
+		if err != nil {
+			return err
+		}
+		if err := app.CheckSetup(r.ctx, cfg, *offline); err != nil {
+			return err
+		}
+		return r.print(map[string]bool{"ok": true}, func(w io.Writer) error {
+			_, err := io.WriteString(w, "the configuration is sound\n")
+			return err
+		})
 	}
-	if err := app.CheckConfig(cfg); err != nil {
-		return err
-	}
-	return r.print(map[string]bool{"ok": true}, func(w io.Writer) error {
-		_, err := io.WriteString(w, "the configuration is sound\n")
-		return err
-	})
 }

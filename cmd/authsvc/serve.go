@@ -60,9 +60,12 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if misplaced != nil {
 		return usage("%w", misplaced)
 	}
-	cfg, err := config.Load(*file, os.Environ())
+	hangups := make(chan os.Signal, 1) // from before the first look, so that none ends the process
+	signal.Notify(hangups, syscall.SIGHUP)
+	load := func() (config.Config, error) { return config.Load(*file, os.Environ()) }
+	cfg, err := load()
 	if err != nil {
 		return err
 	}
-	return app.RunConfig(ctx, cfg, stderr)
+	return app.RunConfig(ctx, cfg, app.Reload{Signals: hangups, Load: load}, stderr)
 }

@@ -116,20 +116,6 @@ func LoadConfig(o AdminOptions) (config.Config, error) {
 // Close closes the store.
 func (a *Admin) Close() error { return a.db.Close() }
 
-// CheckConfig says everything that would keep a server from starting by this configuration, the content of its key files
-// included.
-func CheckConfig(cfg config.Config) error {
-	if err := cfg.Validate(); err != nil {
-		return err
-	}
-	_, kek := loadSealer(cfg.Secrets.KeyEncryptionKeysFile)
-	_, refresh := loadRefreshKeys(cfg.Secrets.RefreshKeysFile, cfg.Issuer)
-	if kek == nil && refresh == nil {
-		refresh = distinctSecrets(cfg.Secrets)
-	}
-	return errors.Join(named("secrets.key_encryption_keys_file", kek), named("secrets.refresh_keys_file", refresh))
-}
-
 // named says which setting an error is about.
 func named(setting string, err error) error {
 	if err == nil {
@@ -353,7 +339,7 @@ func (a *Admin) RevokeEverything(ctx context.Context) (int, error) {
 
 // keys opens the key-encryption keys, which only commands on signing keys need.
 func (a *Admin) keys() (*service.Keys, error) {
-	sealer, err := loadSealer(a.cfg.Secrets.KeyEncryptionKeysFile)
+	sealer, err := loadSealer(a.cfg.Secrets)
 	if err != nil {
 		return nil, err
 	}

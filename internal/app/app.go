@@ -91,6 +91,8 @@ func (d *Doors) Close() (err error) {
 type App struct {
 	cfg       config.Config
 	log       *slog.Logger
+	level     *slog.LevelVar
+	reload    Reload // its Signals are nil where there is none
 	doors     *Doors
 	now       func() time.Time
 	db        *sqlstore.DB
@@ -129,7 +131,8 @@ const (
 // New assembles the service in numbered steps; nothing runs before Run.
 func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer) (_ *App, err error) {
 	limitMemory()
-	a := &App{cfg: cfg, doors: doors, now: time.Now, log: logger(cfg.Log, stderr)}
+	a := &App{cfg: cfg, doors: doors, now: time.Now, level: new(slog.LevelVar)}
+	a.log = logger(cfg.Log, a.level, stderr)
 	defer func() {
 		if err != nil && a.db != nil {
 			err = errors.Join(err, a.db.Close())
@@ -156,11 +159,16 @@ func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer)
 	return a, nil
 }
 
-func logger(c config.Log, w io.Writer) *slog.Logger {
+func setLevel(v *slog.LevelVar, text string) {
 	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+	if err := level.UnmarshalText([]byte(text)); err != nil {
 		level = slog.LevelInfo
 	}
+	v.Set(level)
+}
+
+func logger(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
+	setLevel(level, c.Level)
 	o := &slog.HandlerOptions{Level: level}
 	f, isFile := w.(*os.File)
 	if c.Format == "text" || c.Format == "auto" && isFile && term.IsTerminal(int(f.Fd())) {
@@ -188,20 +196,11 @@ func (a *App) openStore(ctx context.Context) (err error) {
 	return err
 }
 
-// openSecrets refuses a file of refresh keys that cannot be this database's: every refresh would be refused, for good.
 func (a *App) openSecrets(ctx context.Context) (err error) {
-	path := a.cfg.Secrets.RefreshKeysFile
-	if a.refreshKeys, err = loadRefreshKeys(path, a.cfg.Issuer); err != nil {
+	if a.refreshKeys, err = loadRefreshKeys(a.cfg.Secrets, a.cfg.Issuer); err != nil {
 		return err
 	}
-	newest, err := a.db.Sessions().List(ctx, "", session.Cursor{}, 1)
-	if err != nil {
-		return err
-	}
-	if len(newest) > 0 && !a.refreshKeys.Lists(newest[0].KeyID) {
-		return fmt.Errorf(`%s: the newest session was made with refresh key %d, which is not in it: put it back, or give it up by {"id": %[2]d, "gone": true}`, path, newest[0].KeyID)
-	}
-	return nil
+	return fitting(ctx, a.db, a.refreshKeys, a.cfg.Secrets)
 }
 
 func (a *App) buildTail(ctx context.Context) (err error) {
@@ -237,7 +236,7 @@ func (a *App) buildRegister(context.Context) (err error) {
 }
 
 func (a *App) buildKeys(ctx context.Context) error {
-	sealer, err := loadSealer(a.cfg.Secrets.KeyEncryptionKeysFile)
+	sealer, err := loadSealer(a.cfg.Secrets)
 	if err != nil {
 		return err
 	}
@@ -466,8 +465,9 @@ func (a *App) ready(ctx context.Context) error {
 	return nil
 }
 
-// RunConfig serves by a configuration until ctx ends; it refuses to start on anything missing or doubtful.
-func RunConfig(ctx context.Context, cfg config.Config, stderr io.Writer) (err error) {
+// RunConfig serves by a configuration until ctx ends; it refuses to start on anything missing or doubtful. It reads the configuration again
+// when it is told to.
+func RunConfig(ctx context.Context, cfg config.Config, again Reload, stderr io.Writer) (err error) {
 	if err := CheckConfig(cfg); err != nil {
 		return err
 	}
@@ -479,10 +479,16 @@ func RunConfig(ctx context.Context, cfg config.Config, stderr io.Writer) (err er
 	if err := doors.listenAdmin(cfg.Admin); err != nil {
 		return err
 	}
+	lock, err := alone(cfg.Database, cfg.HTTP.Address, doors.HTTP.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // the process ends, and the lock with it
 	a, err := New(ctx, cfg, doors, stderr)
 	if err != nil {
 		return err
 	}
+	a.reload = again
 	defer func() { err = errors.Join(err, a.Close()) }()
 	return a.Run(ctx, func() error {
 		context.AfterFunc(ctx, func() { a.tell("STOPPING=1") })

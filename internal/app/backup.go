@@ -60,7 +60,7 @@ func fileConfig(o AdminOptions) (config.Config, error) {
 
 func viewBackup(c sqlstore.Copy, file string, cfg config.Config) Backup {
 	return Backup{File: file, Bytes: c.Bytes, Schema: c.Schema, Epoch: hex.EncodeToString(c.Epoch[:]), Position: c.Position, LastAt: c.LastAt, Sessions: c.Sessions,
-		NotInIt: []KeyFile{{"secrets.key_encryption_keys_file", cfg.Secrets.KeyEncryptionKeysFile}, {"secrets.refresh_keys_file", cfg.Secrets.RefreshKeysFile}}}
+		NotInIt: []KeyFile{{"secrets.key_encryption_keys_file", kekSource(cfg.Secrets).name}, {"secrets.refresh_keys_file", refreshSource(cfg.Secrets).name}}}
 }
 
 // RestoreOptions say which backup is to become the database of which installation, and what of it may live.
@@ -100,10 +100,10 @@ func PrepareRestore(ctx context.Context, o RestoreOptions) (_ *Restore, err erro
 	if r.cfg, err = fileConfig(o.AdminOptions); err != nil {
 		return nil, err
 	}
-	if r.sealer, err = loadSealer(r.cfg.Secrets.KeyEncryptionKeysFile); err != nil {
+	if r.sealer, err = loadSealer(r.cfg.Secrets); err != nil {
 		return nil, named("secrets.key_encryption_keys_file", err)
 	}
-	refresh, err := loadRefreshKeys(r.cfg.Secrets.RefreshKeysFile, r.cfg.Issuer)
+	refresh, err := loadRefreshKeys(r.cfg.Secrets, r.cfg.Issuer)
 	if err != nil {
 		return nil, named("secrets.refresh_keys_file", err)
 	}

@@ -78,7 +78,12 @@ func RunDev(ctx context.Context, o DevOptions, stdout, stderr io.Writer) (err er
 		return err
 	}
 	defer doors.Close() //nolint:errcheck // Run closes them; this is for the early ways out
-	// Only now: a second start by mistake, which finds the doors taken, leaves the file of the server that runs.
+	lock, err := alone(cfg.Database, o.HTTP, doors.HTTP.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // the process ends, and the lock with it
+	// Only now: a second start by mistake, which finds the doors or the folder taken, leaves the file of the server that runs.
 	if err := os.Remove(path(devReady)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -94,7 +99,7 @@ func RunDev(ctx context.Context, o DevOptions, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return err
 	}
-	if unheard != nil { // as where another server runs in this folder; nothing but a command or two needs it
+	if unheard != nil { // as where the folder's name is too long for a socket; nothing but a command or two needs it
 		a.log.Warn("this server cannot be asked who watches", "error", unheard)
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -63,3 +64,6 @@ func Vouched(uid, own, database int) bool { return vouched(uid, own, database) }
 
 // VersionOf names the release of a build.
 func VersionOf(info *debug.BuildInfo) string { return versionOf(info) }
+
+// Alone is alone.
+func Alone(c config.Database, http ...string) (io.Closer, error) { return alone(c, http...) }

@@ -24,9 +24,9 @@ type metrics struct {
 	provider *sdkmetric.MeterProvider
 	handler  http.Handler
 
-	logins, refreshes, revocations, introspections, proxies, limits, panics metric.Int64Counter
-	outcomes                                                                map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
-	answers                                                                 map[string]metric.MeasurementOption // to proxies, for the same reason
+	logins, refreshes, revocations, introspections, proxies, limits, reloads, panics metric.Int64Counter
+	outcomes                                                                         map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
+	answers                                                                          map[string]metric.MeasurementOption // to proxies, for the same reason
 }
 
 func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
@@ -51,6 +51,7 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 		{&m.introspections, "authsvc.introspections", "Introspected tokens, by outcome."},
 		{&m.proxies, "authsvc.forward_auth", "Requests that a reverse proxy asked about, by outcome: ok, or why not; misconfigured is a proxy's configuration that is not understood, undecided a replica that could not judge."},
 		{&m.limits, "authsvc.login.limits", "Decisions about password attempts, by who decided: shared, the counters of all replicas, or process, this one's alone; and by what refused: account, network (IPv4 /24, IPv6 /64), site (IPv6 /48), or none."},
+		{&m.reloads, "authsvc.config.reloads", "Times that the configuration was read again, by outcome: ok, restart_needed where some of what changed needs one, refused where something was wrong and nothing changed."},
 		{&m.panics, "authsvc.panics", "Handlers that panicked."},
 	} {
 		if *c.into, err = meter.Int64Counter(c.name, metric.WithDescription(c.help)); err != nil {
@@ -93,6 +94,9 @@ func (m *metrics) begin() {
 		for _, kind := range append(limit.Kinds(), "") {
 			m.limits.Add(ctx, 0, decisionOf(limit.Decision{By: by, Refused: kind}))
 		}
+	}
+	for _, o := range []string{"ok", "restart_needed", "refused"} {
+		m.reloads.Add(ctx, 0, outcomeOf(o))
 	}
 	m.panics.Add(ctx, 0)
 }
@@ -137,6 +141,10 @@ func decisionOf(d limit.Decision) metric.MeasurementOption {
 
 // decided counts a decision of the throttle.
 func (m *metrics) decided(d limit.Decision) { m.limits.Add(context.Background(), 1, decisionOf(d)) }
+
+func (m *metrics) reloaded(outcome string) {
+	m.reloads.Add(context.Background(), 1, outcomeOf(outcome))
+}
 
 func (m *metrics) panicked() { m.panics.Add(context.Background(), 1) }
 

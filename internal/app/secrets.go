@@ -34,10 +34,49 @@ type refreshFile struct {
 	} `json:"keys"`
 }
 
+// source is where a secret stands, a file or a variable of the environment; name is which, for messages.
+type source struct {
+	name  string
+	value config.Secret // of the variable; the file is read where it is empty
+}
+
+func from(path string, value config.Secret, setting string) source {
+	if value == "" {
+		return source{name: path}
+	}
+	return source{name: config.Variable(setting), value: value}
+}
+
+func kekSource(c config.Secrets) source {
+	return from(c.KeyEncryptionKeysFile, c.KeyEncryptionKeys, "secrets.key_encryption_keys")
+}
+
+func refreshSource(c config.Secrets) source {
+	return from(c.RefreshKeysFile, c.RefreshKeys, "secrets.refresh_keys")
+}
+
+// read gives what stands there; a file must be private.
+func (s source) read() ([]byte, error) {
+	if s.value != "" {
+		return []byte(s.value), nil
+	}
+	return privateFile(s.name)
+}
+
+// decode reads a key file's JSON.
+func (s source) decode(into any) error {
+	text, err := s.read()
+	if err != nil {
+		return err
+	}
+	return parseSecret(s.name, text, into)
+}
+
 // loadSealer reads the key-encryption keys.
-func loadSealer(path string) (*keys.Sealer, error) {
+func loadSealer(c config.Secrets) (*keys.Sealer, error) {
 	var f kekFile
-	if err := readSecret(path, &f); err != nil {
+	path := kekSource(c).name
+	if err := kekSource(c).decode(&f); err != nil {
 		return nil, err
 	}
 	keks := make([]keys.KEK, 0, len(f.Keys))
@@ -57,9 +96,10 @@ func loadSealer(path string) (*keys.Sealer, error) {
 }
 
 // loadRefreshKeys reads the refresh keys.
-func loadRefreshKeys(path, issuer string) (*session.RefreshKeys, error) {
+func loadRefreshKeys(c config.Secrets, issuer string) (*session.RefreshKeys, error) {
 	var f refreshFile
-	if err := readSecret(path, &f); err != nil {
+	path := refreshSource(c).name
+	if err := refreshSource(c).decode(&f); err != nil {
 		return nil, err
 	}
 	list := make([]session.RefreshKey, 0, len(f.Keys))
@@ -107,13 +147,13 @@ func decodeKey(path, text string, seen map[[32]byte]bool) ([]byte, error) {
 func distinctSecrets(c config.Secrets) error {
 	var kek kekFile
 	var refresh refreshFile
-	if err := errors.Join(readSecret(c.KeyEncryptionKeysFile, &kek), readSecret(c.RefreshKeysFile, &refresh)); err != nil {
+	if err := errors.Join(kekSource(c).decode(&kek), refreshSource(c).decode(&refresh)); err != nil {
 		return err
 	}
 	for _, k := range kek.Keys {
 		for _, r := range refresh.Keys {
 			if k.Key == r.Key {
-				return fmt.Errorf("%s: holds a key that is a key-encryption key, too: take 32 random bytes for each", c.RefreshKeysFile)
+				return fmt.Errorf("%s: holds a key that is a key-encryption key, too: take 32 random bytes for each", refreshSource(c).name)
 			}
 		}
 	}
@@ -123,18 +163,19 @@ func distinctSecrets(c config.Secrets) error {
 // maxSecret is the largest file of secrets, in bytes.
 const maxSecret = 64 << 10
 
-// databaseOptions says where the database is, with the password that stands in a file of its own.
+// databaseOptions says where the database is, with the password that stands in a file of its own, or in the environment.
 func databaseOptions(c config.Database) (sqlstore.Options, error) {
 	o := sqlstore.Options{Path: c.Path, URL: c.URL}
-	if c.PasswordFile == "" {
+	if c.PasswordFile == "" && c.Password == "" {
 		return o, nil
 	}
-	text, err := privateFile(c.PasswordFile)
+	s := from(c.PasswordFile, c.Password, "database.password")
+	text, err := s.read()
 	if err != nil {
 		return o, fmt.Errorf("database.password_file: %w", err)
 	}
 	if o.Password = strings.TrimRight(string(text), "\r\n"); o.Password == "" {
-		return o, fmt.Errorf("database.password_file: %s is empty", c.PasswordFile)
+		return o, fmt.Errorf("database.password_file: %s is empty", s.name)
 	}
 	return o, nil
 }
@@ -161,11 +202,9 @@ func privateFile(path string) ([]byte, error) {
 }
 
 // readSecret refuses a file that others may read, and anything but strict JSON. Its errors quote nothing of the file.
-func readSecret(path string, into any) error {
-	text, err := privateFile(path)
-	if err != nil {
-		return err
-	}
+func readSecret(path string, into any) error { return source{name: path}.decode(into) }
+
+func parseSecret(path string, text []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if !distinctNames(d) {
 		return fmt.Errorf(`%s: is not JSON, or a name stands twice in it; a key file is {"keys": [{"id": …, "key": "<32 bytes, base64url>"}]}`, path)

@@ -1,6 +1,7 @@
 // Package config owns the one Config of the service, composed of each package's section: its fields and defaults, how
 // it is read from YAML and the environment, and how it is printed without its secrets. Decoding is strict: an unknown key
-// is an error that names it. No secret has a default, and none stands in the file itself: it names the files that hold them.
+// is an error that names it. No secret has a default, and none stands in the file itself: it names the files that hold them, or
+// they come from the environment.
 package config
 
 import (
@@ -95,6 +96,8 @@ type Database struct {
 	URL string `yaml:"url"`
 	// PasswordFile holds the password of the URL's user, as text, mode 0600 or 0400; none if the server asks for none.
 	PasswordFile string `yaml:"password_file"`
+	// Password is the same as a value; for those whose platform hands secrets over so.
+	Password Secret `env:"password"`
 }
 
 // Secrets names key files: JSON, mode 0600 or 0400, {"keys": [{"id": "1", "key": "<32 bytes, base64url>"}, …]}. The first
@@ -105,6 +108,10 @@ type Secrets struct {
 	KeyEncryptionKeysFile string `yaml:"key_encryption_keys_file"`
 	// RefreshKeysFile authenticates refresh tokens. Required.
 	RefreshKeysFile string `yaml:"refresh_keys_file"`
+	// KeyEncryptionKeys is the content of such a file.
+	KeyEncryptionKeys Secret `env:"key_encryption_keys"`
+	// RefreshKeys is the content of such a file.
+	RefreshKeys Secret `env:"refresh_keys"`
 }
 
 // Gateway is what the HTTP listener trusts.

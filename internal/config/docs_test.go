@@ -79,7 +79,11 @@ func render(t *testing.T) string {
 The server reads one YAML file (` + "`authsvc serve -config FILE`" + `), and then the environment, which overrides it: the variable of
 ` + "`http.address` is `AUTHSVC_HTTP_ADDRESS`" + `; lists are written with commas. Unknown keys and unknown ` + "`AUTHSVC_*`" + ` variables are
 errors. Durations are written like ` + "`90s`, `30m` or `720h`" + `. ` + "`authsvc config check -config FILE`" + ` says what is wrong, and
-` + "`authsvc config print -config FILE`" + ` prints what holds. Secrets stand in files that the settings name, never in the settings.
+` + "`authsvc config print -config FILE`" + ` prints what holds. Secrets stand in files that the settings name, or in the environment, never in the settings; what has a variable and no
+setting is such a secret, which nothing prints. A file is the better place: an environment is inherited, and shown to whoever may look at the process.
+
+On SIGHUP the server reads the file again, and checks all of it. ` + "`log.level` and `limits`" + ` count at once; what else has changed is named in the log
+and needs a restart; a file in which anything is wrong changes nothing. Certificates are read again when their files change.
 `)
 	var section func(v reflect.Value, path, about string)
 	section = func(v reflect.Value, path, about string) {
@@ -95,6 +99,7 @@ errors. Durations are written like ` + "`90s`, `30m` or `720h`" + `. ` + "`auths
 				f := v.Type().Field(i)
 				name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 				full := strings.TrimPrefix(path+"."+name, ".")
+				variable := f.Tag.Get("env")
 				doc := docs[v.Type().String()+"."+f.Name]
 				switch {
 				case options == "inline":
@@ -102,6 +107,11 @@ errors. Durations are written like ` + "`90s`, `30m` or `720h`" + `. ` + "`auths
 					continue
 				case doc == "":
 					t.Errorf("%s.%s has no doc comment", v.Type(), f.Name)
+				}
+				if variable != "" {
+					variable = config.Variable(path + "." + variable)
+					fmt.Fprintf(&rows, "| – | `%s` | – | %s |\n", variable, doc)
+					continue
 				}
 				if f.Type.Kind() == reflect.Struct {
 					about := doc

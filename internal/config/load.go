@@ -127,6 +127,8 @@ func section(node ast.Node, into reflect.Value, path string) []error {
 		name := join(path, key.Value)
 		i := slices.IndexFunc(known, func(f field) bool { return f.name == key.Value })
 		switch {
+		case i < 0 && secret(into, key.Value):
+			problems = append(problems, at(e.Key, name, "does not belong into this file: name a file that holds it by "+key.Value+"_file, or set "+Variable(name)))
 		case i < 0:
 			problems = append(problems, at(e.Key, clip(name), "is not a setting"))
 		case seen[key.Value]:
@@ -204,7 +206,9 @@ func clip(name string) string {
 // override puts the environment's variables into c.
 func override(c *Config, environ []string) []error {
 	byName := map[string]reflect.Value{}
-	visit(reflect.ValueOf(c).Elem(), "", func(path string, v reflect.Value) { byName[Variable(path)] = v })
+	name := func(path string, v reflect.Value) { byName[Variable(path)] = v }
+	visit(reflect.ValueOf(c).Elem(), "", name)
+	secrets(reflect.ValueOf(c).Elem(), "", name)
 	var problems []error
 	for _, pair := range environ {
 		name, text, _ := strings.Cut(pair, "=")

@@ -31,17 +31,17 @@ func (c Config) MarshalJSON() ([]byte, error) {
 func (c Config) redacted() Config {
 	u, err := url.Parse(c.Database.URL)
 	if err != nil || !(u.Scheme == "postgres" || u.Scheme == "postgresql") && c.Database.URL != "" {
-		c.Database.URL = "redacted" // no URL of a database: what it holds cannot be known
+		c.Database.URL = redacted // no URL of a database: what it holds cannot be known
 		return c
 	}
 	changed := false
 	if _, has := u.User.Password(); has {
-		u.User, changed = url.UserPassword(u.User.Username(), "redacted"), true
+		u.User, changed = url.UserPassword(u.User.Username(), redacted), true
 	}
 	q := u.Query()
 	for _, name := range []string{"password", "sslpassword"} {
 		if q.Has(name) {
-			q.Set(name, "redacted")
+			q.Set(name, redacted)
 			u.RawQuery, changed = q.Encode(), true
 		}
 	}

@@ -31,6 +31,15 @@ func (p *problems) nested(section string, err error) {
 	}
 }
 
+// fields adds what the settings of a section say, each with a name of its own.
+func (p *problems) fields(section string, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			*p = append(*p, fmt.Errorf("%s.%w", section, err))
+		}
+	}
+}
+
 // Validate checks everything that a server needs before it starts, the files that the settings name included, and reports
 // all problems together.
 func (c Config) Validate() error {
@@ -42,8 +51,8 @@ func (c Config) Validate() error {
 	p.distinct(c)
 	p.admin(c.Admin)
 	p.database(c.Database)
-	p.keyFile("secrets.key_encryption_keys_file", c.Secrets.KeyEncryptionKeysFile)
-	p.keyFile("secrets.refresh_keys_file", c.Secrets.RefreshKeysFile)
+	p.secret("secrets.key_encryption_keys", c.Secrets.KeyEncryptionKeysFile, c.Secrets.KeyEncryptionKeys)
+	p.secret("secrets.refresh_keys", c.Secrets.RefreshKeysFile, c.Secrets.RefreshKeys)
 	if f := c.Secrets.RefreshKeysFile; f != "" && f == c.Secrets.KeyEncryptionKeysFile {
 		p.add("secrets.refresh_keys_file", "must not be the file of the key-encryption keys: give each its own")
 	}
@@ -51,7 +60,7 @@ func (c Config) Validate() error {
 	p.nested("forward_auth", c.ForwardAuth.Validate())
 	p.nested("keys", c.Keys.Validate())
 	p.nested("password", c.Password.Validate())
-	p.nested("limits", c.Limits.Validate())
+	p.fields("limits", c.Limits.Validate())
 	if n := c.Session.MaxPerAccount; n < 1 || n > 10_000 {
 		p.add("session.max_per_account", "is %d; it must be 1 to 10000", n)
 	}
@@ -177,11 +186,11 @@ func (p *problems) distinct(c Config) {
 
 func (p *problems) database(d Database) {
 	const setting = "database.path"
-	if d.PasswordFile != "" {
+	if d.PasswordFile != "" || d.Password != "" {
 		if d.URL == "" {
-			p.add("database.password_file", "is for database.url, which is not set")
+			p.add("database.password_file", "is for database.url, which is not set, as is %s", Variable("database.password"))
 		} else {
-			p.keyFile("database.password_file", d.PasswordFile)
+			p.secret("database.password", d.PasswordFile, d.Password)
 		}
 	}
 	switch {
@@ -224,6 +233,18 @@ func (p *problems) folder(setting, path string) {
 		p.add(setting, "%s is not a folder", path)
 	case dir.Mode().Perm()&0o022 != 0:
 		p.add(setting, "others may write to the folder %s (mode %04o): name a file in a folder of the service's own, with mode 0700", path, dir.Mode().Perm())
+	}
+}
+
+// secret checks where a secret comes from: a file, or a variable of the environment.
+func (p *problems) secret(setting, path string, value Secret) {
+	switch {
+	case value == "" && path == "":
+		p.add(setting+"_file", "is required, or %s in the environment", Variable(setting))
+	case value == "":
+		p.keyFile(setting+"_file", path)
+	case path != "":
+		p.add(setting+"_file", "stands beside %s: give one of them", Variable(setting))
 	}
 }
 

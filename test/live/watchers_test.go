@@ -3,6 +3,7 @@ package live
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
@@ -201,9 +202,11 @@ func TestA01A04TheAdminSocket(t *testing.T) {
 	if out, err := second.CombinedOutput(); err == nil || !strings.Contains(string(out), "admin.socket: "+socket+": another authsvc serves there") {
 		t.Errorf("a second server by the same socket: %v\n%s", err, out)
 	}
-	other := start(t, dir) // for a trial the folder's own name is enough; the first keeps the socket
-	operate(t, "", "watchers", "-dir", dir)
-	other.kill(t)
+	third := process("serve", "-dev", "-dir", dir, "-http", "127.0.0.1:0", "-grpc", "127.0.0.1:0", "-ops", "127.0.0.1:0")
+	if out, err := third.CombinedOutput(); err == nil || !strings.Contains(string(out), fmt.Sprintf("database.path: another server, process %d, serves", s.cmd.Process.Pid)) {
+		t.Errorf("a second server for a trial by the same file: %v\n%s", err, out)
+	}
+	operate(t, "", "watchers", "-dir", dir) // and the first goes on
 	s.kill(t)
 	if _, err := os.Lstat(socket); err != nil {
 		t.Fatalf("what a killed server leaves: %v", err)

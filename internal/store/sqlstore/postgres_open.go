@@ -25,9 +25,15 @@ const oldest = 13
 
 // CheckURL says what is wrong with Options.URL, without connecting. Its errors do not hold a password.
 func CheckURL(text string) error {
-	_, err := parseURL(text)
+	c, err := parseURL(text)
+	if err == nil && c.MaxConns < leastConns {
+		return fmt.Errorf("pool_max_conns is %d: a server needs at least %d, since its loops and its callers would wait for each other", c.MaxConns, leastConns)
+	}
 	return err
 }
+
+// leastConns is the smallest pool by which a server serves: its loops hold one or two at a time.
+const leastConns = 4
 
 // parseURL refuses what would be read by strangers on the way, and what may lead to a standby: its reads are old, and what
 // was revoked a moment ago would be good.

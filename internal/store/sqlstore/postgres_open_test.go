@@ -144,6 +144,8 @@ func TestCheckURL(t *testing.T) {
 		"postgres://authsvc@127.0.0.1/authsvc?target_session_attrs=any":                                   "target_session_attrs",
 		"postgres://authsvc:geheim@127.0.0.1/authsvc":                                                     "holds a password",
 		"postgres://authsvc@127.0.0.1/authsvc?password=geheim":                                            "holds a password",
+		"postgres://authsvc@127.0.0.1/authsvc?pool_max_conns=4":                                           "",
+		"postgres://authsvc@127.0.0.1/authsvc?pool_max_conns=3":                                           "pool_max_conns is 3: a server needs at least 4",
 		"postgres://authsvc@127.0.0.1/authsvc?pool_max_conns=none":                                        "cannot be used",
 		"mysql://127.0.0.1/authsvc":                                                                       "must be a URL",
 		"host=127.0.0.1 password=geheim":                                                                  "must be a URL",
