@@ -76,13 +76,16 @@ func (r replicas) oneSetOfKeys(t *testing.T) {
 	}
 }
 
-// instances asks the command.
-func (r replicas) instances(t *testing.T) (all []struct {
+// listing is a server as the command lists it.
+type listing struct {
 	ID     string `json:"instance_id"`
 	Host   string `json:"host"`
 	Live   bool   `json:"live"`
 	Behind *int64 `json:"behind"`
-}) {
+}
+
+// instances asks the command.
+func (r replicas) instances(t *testing.T) (all []listing) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(operate(t, "", "instances", "-config", r.config, "-o", "json")), &all); err != nil {
 		t.Fatal(err)
@@ -302,6 +305,13 @@ func (r replicas) leaving(t *testing.T) {
 	}
 	if !behind {
 		t.Error("one that was killed has read what was revoked since")
+	}
+	// How far it is in another history cannot be said.
+	if _, err := r.pg.SQL(t.Context(), "authsvc", `UPDATE instances SET epoch = decode(repeat('00', 16), 'hex') WHERE position < (SELECT MAX(position) FROM revocations)`); err != nil {
+		t.Fatal(err)
+	}
+	if all := r.instances(t); !slices.ContainsFunc(all, func(i listing) bool { return i.Behind == nil }) {
+		t.Errorf("of one that reads another history it is said how far it is: %+v", all)
 	}
 	if testing.Short() {
 		t.Skip("waits until it is silent")

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/authsvc/authsvc/internal/fault"
+	"github.com/authsvc/authsvc/internal/instance"
 	"github.com/authsvc/authsvc/internal/journal"
 	"github.com/authsvc/authsvc/internal/revocation"
 	"github.com/authsvc/authsvc/internal/session"
@@ -124,9 +125,13 @@ func TestARedemptionIsOneRoundTrip(t *testing.T) {
 		t.Errorf("20 redemptions took %d round trips", n)
 	}
 	for what, ask := range map[string]func(context.Context) error{
-		"a session":            func(ctx context.Context) error { _, _, _, err := f.Sessions().Get(ctx, s.ID); return err },
-		"the log":              func(ctx context.Context) error { _, err := f.Revocations().Tail(ctx, 0); return err },
-		"whether it changed":   func(ctx context.Context) error { _, err := f.Revocations().Changed(ctx); return err },
+		"a session":          func(ctx context.Context) error { _, _, _, err := f.Sessions().Get(ctx, s.ID); return err },
+		"the log":            func(ctx context.Context) error { _, err := f.Revocations().Tail(ctx, 0); return err },
+		"whether it changed": func(ctx context.Context) error { _, err := f.Revocations().Changed(ctx); return err },
+		"a server's beat": func(ctx context.Context) error {
+			_, err := f.Instances().Beat(ctx, instance.Instance{ID: "a"})
+			return err
+		},
 		"a client for a token": func(ctx context.Context) error { _, _, _, err := f.Clients().Begin(ctx, "app"); return err },
 	} {
 		for range 2 { // the first time it is prepared
