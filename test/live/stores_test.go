@@ -176,7 +176,7 @@ func TestD09D10ALockedDatabaseSignsNobodyOut(t *testing.T) {
 // TestD17ReleasesAndKeysOneBehindSignNobodyOut rolls the schema, the refresh keys and the signing key forward and back.
 func TestD17ReleasesAndKeysOneBehindSignNobodyOut(t *testing.T) {
 	t.Parallel()
-	dir, d := stopped(t)
+	dir, _ := stopped(t)
 	db := database(t, dir)
 	run(t, db, `UPDATE schema_version SET version = version + 1`)
 	if out, err := command("", "serve", "-config", configure(t, dir, plain)); err == nil || !strings.Contains(out, "schema") {
@@ -184,21 +184,30 @@ func TestD17ReleasesAndKeysOneBehindSignNobodyOut(t *testing.T) {
 	}
 	run(t, db, `UPDATE schema_version SET version = version - 1`)
 
+	in := onPostgreSQL(t)
 	// A rolling change of the refresh keys: the replica of the release before does not have the new one.
-	refreshKeys := filepath.Join(dir, "refresh.json")
+	refreshKeys := filepath.Join(filepath.Dir(in.config), "refresh.json")
 	old, err := os.ReadFile(refreshKeys)
 	if err != nil {
 		t.Fatal(err)
 	}
-	behind, _ := serve(t, dir, d, plain, "http")
-	before := behind.login(t)
+	behind, _ := serveBy(t, in.config, in.dev, "http")
 	second := `{"id": 2, "key": "` + strings.Repeat("r", 42) + `A"}`
 	both := strings.Replace(string(old), `{"keys": [`, `{"keys": [`+second+`, `, 1)
 	if err := os.WriteFile(refreshKeys, []byte(both), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, _ := serve(t, dir, d, plain, "http")
-	after := s.login(t)
+	s, _ := serveBy(t, in.config, in.dev, "http")
+	in.furnish(t, behind, s)
+	operate(t, "", "client", "create", "-config", in.config, "-kind", "public", "-id", "own", "-audience", "https://api.example", "-audience", s.Issuer,
+		"-default-audience", "https://api.example", "-default-audience", s.Issuer)
+	for _, s := range []*server{behind, s} {
+		s.PublicClientID = "own"
+		await(t, "the client is known", func() bool {
+			return s.say(t, http.DefaultClient, "/v1/auth/login", s.credentials(s.Username, s.Password)).code == http.StatusOK
+		})
+	}
+	before, after := behind.login(t), s.login(t)
 	if a := behind.refresh(t, after.text("refresh_token")); a.code != http.StatusServiceUnavailable || a.reason() != "REFRESH_KEY_UNKNOWN" {
 		t.Errorf("D17: a refresh token of an unknown key must be tried elsewhere, not die: %d %s", a.code, a.raw)
 	}
@@ -213,7 +222,7 @@ func TestD17ReleasesAndKeysOneBehindSignNobodyOut(t *testing.T) {
 	}
 	// A new kid: what was signed before goes on, and so does the session.
 	kid := func(a answer) string { head, _, _ := strings.Cut(a.text("access_token"), "."); return head }
-	operate(t, "", "keys", "rotate", "-now", "-dir", dir)
+	operate(t, "", "keys", "rotate", "-now", "-config", in.config)
 	var next answer
 	await(t, "the new key signs", func() bool { next = s.login(t); return kid(next) != kid(after) })
 	for _, a := range []answer{after, next} {
