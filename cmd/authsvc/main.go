@@ -46,6 +46,7 @@ func groups() []group {
 		{"audit", "the audit log: list", auditCommands()},
 		{"backup", "copy the SQLite database to a file", backupCommands()},
 		{"restore", "make such a file the database", restoreCommands()},
+		{"doctor", "say what is wrong with an installation, and what to do", doctorCommands()},
 		{"config", "the configuration: print, check", configCommands()},
 		{"health", "ask the running server whether it is ready", healthCommands()},
 	}

@@ -22,9 +22,9 @@ type installed struct {
 }
 
 // onPostgreSQL makes a database with a user of its own, who may make nothing but tables in it, and a configuration.
-func onPostgreSQL(t *testing.T) installed {
+func onPostgreSQL(t *testing.T, settings ...string) installed {
 	t.Helper()
-	pg, err := pgtest.Start(t.Context(), "shared_preload_libraries=pg_stat_statements")
+	pg, err := pgtest.Start(t.Context(), append(settings, "shared_preload_libraries=pg_stat_statements")...)
 	if errors.Is(err, pgtest.ErrMissing) {
 		lacking(t, "%v", err)
 	}
