@@ -18,7 +18,6 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -157,24 +156,6 @@ func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer)
 		}
 	}
 	return a, nil
-}
-
-func setLevel(v *slog.LevelVar, text string) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(text)); err != nil {
-		level = slog.LevelInfo
-	}
-	v.Set(level)
-}
-
-func logger(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
-	setLevel(level, c.Level)
-	o := &slog.HandlerOptions{Level: level}
-	f, isFile := w.(*os.File)
-	if c.Format == "text" || c.Format == "auto" && isFile && term.IsTerminal(int(f.Fd())) {
-		return slog.New(slog.NewTextHandler(w, o))
-	}
-	return slog.New(slog.NewJSONHandler(w, o))
 }
 
 func (a *App) openTelemetry(ctx context.Context) (err error) {

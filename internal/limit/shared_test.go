@@ -236,6 +236,22 @@ func TestR61AnAttemptUnderWayWhenTheSharedCountersFailIsJudgedByItsPart(t *testi
 	}
 }
 
+func TestReplicasThatShareNothingAllowTheirPart(t *testing.T) {
+	t.Parallel()
+	live := 1
+	th, err := limit.New(limit.Options{Replicas: func() int { return live }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		fail(t, th, "ada", ip(i)) // the twin: one that is alone allows all
+	}
+	live = 3
+	if wait(t, th, "ada", ip(5)) == 0 {
+		t.Error("four failures are free at one of three replicas")
+	}
+}
+
 func TestMoreReplicasThanFailuresAllowOneEach(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 40)

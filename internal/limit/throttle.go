@@ -34,9 +34,10 @@ type Options struct {
 	Config Config
 	// Room is for how many keys of each kind this process has memory. Zero: 100,000.
 	Room int
-	// Shared are the counters that all replicas share. Nil: there are those of this process alone.
+	// Shared are the counters that all replicas share. Nil: each has its own.
 	Shared Shared
-	// Replicas gives how many replicas there are now. While Shared fails, each allows its part of what all may. Nil: one.
+	// Replicas gives how many replicas there are now. While Shared fails, or where there is none, each allows its part of what all may.
+	// Nil: one.
 	Replicas func() int
 	// Decided is told of every decision, if it is there.
 	Decided func(Decision)
@@ -89,7 +90,7 @@ func (t *Throttle) Set(c Config) error {
 // is Limited/RATE_LIMITED with RetryAfter, the same for every name.
 func (t *Throttle) Allow(name string, ip netip.Addr) error {
 	counts := t.counts(name, ip)
-	if t.alone.Load() {
+	if t.o.Shared == nil || t.alone.Load() {
 		counts = divided(counts, t.o.Replicas())
 	}
 	waits := t.memory.reserve(counts)
