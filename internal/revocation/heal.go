@@ -117,34 +117,46 @@ func (l *Log) heal(ctx context.Context) error {
 	return nil
 }
 
+// round is how many entries are appended again before the log is read on: what Reappend has to look through stays short.
+const round = 10 * ReappendSize
+
 func (l *Log) mend(ctx context.Context) (appended int, err error) {
-	v := l.View()
-	owed, _ := lacking(v.Live)
-	for part := range slices.Chunk(owed, ReappendSize) {
-		entries := make([]Entry, len(part))
-		for i, e := range part {
-			entries[i] = l.entry(e)
+	epoch := l.View().Cursor.Epoch
+	for {
+		v := l.View()
+		owed, begins := lacking(v.Live)
+		if len(owed) == 0 {
+			l.forget(begins, nil)
+			return appended, nil
 		}
-		if err := l.reappend(ctx, v.Cursor.Row, entries); err != nil {
-			return 0, err
+		some := owed[:min(len(owed), round)]
+		for part := range slices.Chunk(some, ReappendSize) {
+			entries := make([]Entry, len(part))
+			for i, e := range part {
+				entries[i] = l.entry(e)
+			}
+			if err := l.reappend(ctx, v.Cursor.Row, entries); err != nil {
+				return 0, err
+			}
 		}
-	}
-	if len(owed) > 0 {
+		appended += len(some)
 		if err := l.pages(ctx); err != nil {
 			return 0, err
 		}
+		if l.View().Cursor.Epoch != epoch {
+			return 0, errTornAgain
+		}
+		l.forget(begins, owed[len(some):]) // what was given has a row again, or has expired
 	}
-	if l.View().Cursor.Epoch != v.Cursor.Epoch {
-		return 0, errTornAgain
-	}
-	// What has a row again, or had one all along, need not stay without one.
+}
+
+// forget replaces the entries that stand before the log's first row.
+func (l *Log) forget(begins int, left []Live) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	left, begins := lacking(l.live)
 	if begins > 0 {
-		l.live = append(left, l.live[begins:]...)
+		l.live = append(slices.Clip(left), l.live[begins:]...)
 	}
-	return len(owed), nil
 }
 
 func (l *Log) reappend(ctx context.Context, after int64, entries []Entry) error {

@@ -1,6 +1,7 @@
 package revocation_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -122,6 +123,35 @@ func TestD07NothingIsSettledBeforeAllIsAppendedAgain(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"a", "b"}, h.settled); diff != "" || len(h.stored()) != len(held) || len(l.View().Live) != len(held) {
 		t.Errorf("%d are stored, %d held, settled at %v", len(h.stored()), len(l.View().Live), h.settled)
+	}
+}
+
+// expiring is a book whose clock is ahead: it takes no entry of a token called "expired".
+type expiring struct{ *book }
+
+func (e expiring) Reappend(ctx context.Context, after int64, entries []revocation.Entry) error {
+	return e.book.Reappend(ctx, after, slices.DeleteFunc(entries, func(e revocation.Entry) bool { return e.ID == "expired" }))
+}
+
+func TestD07MuchIsAppendedAgainInRoundsAndWhatExpiredIsLetGo(t *testing.T) {
+	t.Parallel()
+	const n = 10*revocation.ReappendSize + 7
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprint("token-", i)
+	}
+	names[5], names[n-1] = "expired", "expired"
+	b := &book{}
+	b.become(1, nil, names...)
+	l := newLog(t, expiring{b})
+	read(t, l)
+	b.become(2, nil)
+	v := read(t, l)
+	if len(v.Live) != n-2 || len(b.entries) != n-2 || v.Live[0].Row != 1 || v.Cursor.Row != n-2 {
+		t.Errorf("%d are held, %d stored, up to %d", len(v.Live), len(b.entries), v.Cursor.Row)
+	}
+	if b.reads != 5 { // of the first history, of the second from its end and from its start, and after two rounds
+		t.Errorf("%d reads", b.reads)
 	}
 }
 

@@ -126,6 +126,34 @@ func (s *Server) Standby(ctx context.Context) (_ *Server, err error) {
 	}
 }
 
+// Leave lets a standby of this server have all there is, and nothing that comes after it; no commit waits for it any more.
+func (s *Server) Leave(ctx context.Context, standby *Server) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	at, err := s.SQL(ctx, "postgres", `SELECT pg_current_wal_flush_lsn()`)
+	if err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		at          *Server
+		query, want string
+	}{
+		{s, `ALTER SYSTEM RESET synchronous_standby_names`, ""},
+		{s, `SELECT pg_reload_conf()`, "t"},
+		{standby, `SELECT pg_last_wal_replay_lsn() >= '` + at + `'`, "t"},
+		{standby, `ALTER SYSTEM SET primary_conninfo = ''`, ""},
+		{standby, `SELECT pg_reload_conf()`, "t"},
+		{s, `SELECT count(*) FROM pg_stat_replication`, "0"},
+	} {
+		for said := "-"; said != step.want; {
+			if said, err = step.at.SQL(ctx, "postgres", step.query); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // Promote makes a standby the server that is written to.
 func (s *Server) Promote(ctx context.Context) error {
 	for _, q := range []string{`ALTER SYSTEM RESET synchronous_standby_names`, `SELECT pg_promote(true, 30)`} {

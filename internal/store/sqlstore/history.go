@@ -36,12 +36,7 @@ func (s revocations) Reappend(ctx context.Context, after int64, entries []revoca
 		if err := t.redo(entries); err != nil {
 			return err
 		}
-		for part := range slices.Chunk(entries, groupSize) {
-			if err := t.listAgain(after, part); err != nil {
-				return err
-			}
-		}
-		return nil
+		return t.listAgain(after, entries)
 	})
 }
 
@@ -106,31 +101,51 @@ func (t *tx) compromise(kids []any) error {
 	return err
 }
 
-// listAgain appends those of at most groupSize entries that have not expired and that the log does not have after a position.
+// listAgain appends those entries that have not expired and that the log does not have after a position.
 func (t *tx) listAgain(after int64, entries []revocation.Entry) error {
 	if c, ok := t.connection.(interface{ lockLog() error }); ok {
 		if err := c.lockLog(); err != nil {
 			return err
 		}
 	}
-	var args []any
-	for i := range groupSize {
-		e := entries[min(i, len(entries)-1)]
-		if i < len(entries) {
-			args = append(args, i, string(e.Kind), e.ID, micros(e.NotBefore), micros(e.ExpiresAt))
-		} else {
-			args = append(args, i, "", "", 0, 1) // has expired
+	type subject struct {
+		kind journal.Kind
+		id   string
+	}
+	had := map[subject][]revocation.Entry{}
+	there, err := collect(t, func(s scanner) (e revocation.Entry, err error) {
+		var notBefore, expires int64
+		err = s.Scan(&e.Kind, &e.ID, &notBefore, &expires)
+		e.NotBefore, e.ExpiresAt = instantOf(notBefore), instantOf(expires)
+		return e, err
+	}, `SELECT kind, id, not_before, expires_at FROM revocations WHERE position > ?`, after)
+	if err != nil {
+		return err
+	}
+	for _, e := range there {
+		of := subject{e.Kind, e.ID}
+		had[of] = append(had[of], e)
+	}
+	var rows [][]any
+	for _, e := range entries {
+		covers := func(h revocation.Entry) bool {
+			return !h.NotBefore.Before(e.NotBefore) && (h.ExpiresAt.IsZero() || !e.ExpiresAt.IsZero() && !h.ExpiresAt.Before(e.ExpiresAt))
+		}
+		if (e.ExpiresAt.IsZero() || e.ExpiresAt.After(t.now)) && !slices.ContainsFunc(had[subject{e.Kind, e.ID}], covers) {
+			rows = append(rows, []any{string(e.Kind), e.ID, micros(e.NotBefore), micros(e.ExpiresAt)})
 		}
 	}
-	args = append(args, after, micros(t.now))
-	_, err := t.exec(`INSERT INTO revocations (kind, id, not_before, expires_at)
-		SELECT lost.kind, lost.id, lost.not_before, lost.expires_at FROM (SELECT CAST(? AS BIGINT) AS place, CAST(? AS TEXT) AS kind, CAST(? AS TEXT) AS id,
-			CAST(? AS BIGINT) AS not_before, CAST(? AS BIGINT) AS expires_at`+
-		strings.Repeat(` UNION ALL SELECT CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT)`, groupSize-1)+`) AS lost
-		LEFT JOIN revocations had ON had.position > ? AND had.kind = lost.kind AND had.id = lost.id AND had.not_before >= lost.not_before
-			AND (had.expires_at = 0 OR lost.expires_at <> 0 AND had.expires_at >= lost.expires_at)
-		WHERE had.position IS NULL AND (lost.expires_at = 0 OR lost.expires_at > ?) ORDER BY lost.place`, args...)
-	return err
+	for len(rows) > 0 {
+		n := 1
+		if len(rows) >= groupSize {
+			n = groupSize
+		}
+		if _, err := t.exec(`INSERT INTO revocations (kind, id, not_before, expires_at) VALUES `+places("(?, ?, ?, ?)", n), slices.Concat(rows[:n]...)...); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
 }
 
 // group fills a group up with its last one.

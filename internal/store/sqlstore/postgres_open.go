@@ -129,14 +129,14 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 	if o.configure != nil {
 		o.configure(c)
 	}
-	if db.pg.source, err = pgxpool.NewWithConfig(ctx, c); err != nil {
-		return fmt.Errorf("database.url: %w", err)
+	if err := db.pg.connect(ctx, &db.pg.source, c); err != nil {
+		return err
 	}
 	following := c.Copy()
 	following.MaxConns, following.MinConns, following.MinIdleConns, following.PrepareConn = 1, 0, 0, nil
 	following.ConnConfig.ValidateConnect = db.pg.meetFirst
-	if db.pg.tail, err = pgxpool.NewWithConfig(ctx, following); err != nil {
-		return fmt.Errorf("database.url: %w", err)
+	if err := db.pg.connect(ctx, &db.pg.tail, following); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(o.OpTimeout, time.Minute)) // a migration may take longer than a call
 	defer cancel()
@@ -156,6 +156,18 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 		return fmt.Errorf("sqlstore: read the installation's row: %w", err)
 	}
 	db.pg.settle(m.server().name)
+	return nil
+}
+
+// connect makes one of the pools; connections of the other may be made at the same time.
+func (p *pool) connect(ctx context.Context, to **pgxpool.Pool, c *pgxpool.Config) error {
+	made, err := pgxpool.NewWithConfig(ctx, c)
+	if err != nil {
+		return fmt.Errorf("database.url: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	*to = made
 	return nil
 }
 

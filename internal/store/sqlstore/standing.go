@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/authsvc/authsvc/internal/ids"
 )
@@ -50,7 +51,7 @@ func (p *pool) meet(ctx context.Context, conn *pgconn.PgConn) error {
 	p.mu.Lock()
 	newer := s.system == p.system && s.timeline > p.timeline
 	older := s.system == p.system && s.timeline < p.timeline
-	known := p.timeline
+	known, source, tail := p.timeline, p.source, p.tail
 	if newer || p.system == "" {
 		p.system, p.timeline = s.system, s.timeline
 	}
@@ -59,8 +60,11 @@ func (p *pool) meet(ctx context.Context, conn *pgconn.PgConn) error {
 		return fmt.Errorf("sqlstore: this server is on timeline %d of its history, and another has gone on to timeline %d: it was replaced, and must not be written to", s.timeline, known)
 	}
 	if newer { // what is connected to the old one leaves it
-		p.source.Reset()
-		p.tail.Reset()
+		for _, pool := range []*pgxpool.Pool{source, tail} {
+			if pool != nil { // Open makes one after the other
+				pool.Reset()
+			}
+		}
 	}
 	return nil
 }
