@@ -219,7 +219,7 @@ func TestAWrongPasswordOfTheDatabaseIsSaidAndNotShown(t *testing.T) {
 	if err := os.WriteFile(in.password, []byte("geheim"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"serve", "-config", in.config}, {"account", "list", "-config", in.config}} {
+	for _, args := range [][]string{{"serve", "-config", in.config}, {"account", "list", "-config", in.config}, {"config", "check", "-config", in.config}} {
 		out, err := command("", args...)
 		if err == nil || !strings.Contains(out, "database.password_file") || strings.Contains(out, "geheim") {
 			t.Errorf("%v says %q, %v", args, out, err)
