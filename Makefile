@@ -3,7 +3,7 @@ BUF  := go tool -modfile=tools/go.mod buf
 LINT := go tool -modfile=tools/lint/go.mod golangci-lint
 FUZZTIME ?= 2m
 
-.PHONY: gen lint test test-short bench fuzz soak run
+.PHONY: gen lint test test-short bench fuzz soak run replicas replicas-clean image
 
 gen: ## generate Go, gateway and OpenAPI from the protos, and the generated docs
 	rm -rf gen/authsvc gen/openapi/*.json examples/two-services/gen
@@ -34,3 +34,17 @@ soak: ## what takes chance and hours: 200 kills, counts of thousands, long races
 
 run: ## a server to try, with a demo account
 	go run ./cmd/authsvc serve -dev
+
+DIR  ?= .replicas
+PORT ?= 18000
+
+replicas: ## three replicas, PostgreSQL with a standby, Redis and nginx, in DIR, on loopback from PORT on; Ctrl-C ends them
+	deploy/replicas/install
+	go build -o bin/ ./cmd/authsvc ./deploy/replicas
+	@exec bin/replicas -dir $(DIR) -port $(PORT)
+
+replicas-clean: ## remove what replicas keep in DIR
+	@test ! -e $(DIR) || { test -f $(DIR)/issuer && flock -n $(DIR)/lock rm -rf $(DIR); } || { echo "$(DIR) is not the folder of replicas, or they run" >&2; exit 1; }
+
+image: ## dist/authsvc-amd64.tar, built without Docker, looked at, and run; ARCH="amd64 arm64" for more
+	deploy/image.sh $(ARCH)

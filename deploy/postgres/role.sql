@@ -1,0 +1,13 @@
+-- The role and the database of authsvc, made by psql as a superuser, as often as you like:
+--
+--   AUTHSVC_PASSWORD_FILE=secrets/database-password psql -d postgres -f role.sql
+--
+-- The role owns its database and nothing else; the server makes its tables itself. Nobody else may connect to the database.
+\set ON_ERROR_STOP on
+SET password_encryption = 'scram-sha-256';
+SELECT 'CREATE ROLE authsvc' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'authsvc') \gexec
+\set password `cat "$AUTHSVC_PASSWORD_FILE"`
+ALTER ROLE authsvc LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'password';
+SELECT 'CREATE DATABASE authsvc OWNER authsvc ENCODING ''UTF8'' TEMPLATE template0'
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'authsvc') \gexec
+REVOKE ALL ON DATABASE authsvc FROM PUBLIC;
