@@ -107,6 +107,8 @@ Sign in, at whichever replica nginx chooses:
 Follow the trust feed as a service does:
   grpcurl -cacert %[3]s -H "Authorization: Basic $(jq -rj '.service_client_id + ":" + .service_client_secret' $D | base64 -w0)" %[2]s authsvc.v1.TrustService/WatchTrust
 Look at it:
+  %[11]s doctor -config %[12]s
+  %[11]s instances -config %[12]s
   %[11]s watchers -config %[12]s
 Kill one and go on; it is started again after %[13]s:
   kill -9 $(cat %[14]s)

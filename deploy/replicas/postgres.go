@@ -77,7 +77,7 @@ func (c *cluster) preparePostgres(ctx context.Context) (*postgres, error) {
 	p.env = p.environ("PGPASSWORD="+strings.TrimSpace(string(password)), "PGHOST=127.0.0.1", "PGUSER=postgres", "PGDATABASE=postgres",
 		"PGSSLMODE=verify-full", "PGSSLROOTCERT="+c.secret("ca.crt"), "PGCONNECT_TIMEOUT=5")
 	for name, from := range map[string]string{"postgres.key": c.secret("postgres.key"), "postgres.crt": c.secret("postgres.crt"), "ca.crt": c.secret("ca.crt"),
-		"password": c.secret("postgres-password"), "pg_hba.conf": filepath.Join(c.shipped, "postgres", "pg_hba.conf")} {
+		"password": c.secret("postgres-password"), "pg_hba.conf": filepath.Join(c.shipped, "postgresql", "pg_hba.conf")} {
 		text, err := os.ReadFile(from)
 		if err == nil {
 			err = p.put(name, text)
@@ -196,7 +196,7 @@ func (c *cluster) openDatabase(ctx context.Context) error {
 	}, nil); err != nil {
 		return err
 	}
-	role, err := os.ReadFile(filepath.Join(c.shipped, "postgres", "role.sql"))
+	role, err := os.ReadFile(filepath.Join(c.shipped, "postgresql", "role.sql"))
 	if err != nil {
 		return err
 	}

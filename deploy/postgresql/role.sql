@@ -2,7 +2,8 @@
 --
 --   AUTHSVC_PASSWORD_FILE=secrets/database-password psql -d postgres -f role.sql
 --
--- The role owns its database and nothing else; the server makes its tables itself. Nobody else may connect to the database.
+-- The role owns its database and nothing else, and may look at the server's statistics; the server makes its tables itself. Nobody else
+-- may connect to the database.
 \set ON_ERROR_STOP on
 SET password_encryption = 'scram-sha-256';
 SELECT 'CREATE ROLE authsvc' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'authsvc') \gexec
@@ -11,3 +12,5 @@ ALTER ROLE authsvc LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYP
 SELECT 'CREATE DATABASE authsvc OWNER authsvc ENCODING ''UTF8'' TEMPLATE template0'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'authsvc') \gexec
 REVOKE ALL ON DATABASE authsvc FROM PUBLIC;
+-- What authsvc doctor looks at: whether standbys confirm commits.
+GRANT pg_monitor TO authsvc;
