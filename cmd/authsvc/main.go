@@ -47,6 +47,7 @@ func groups() []group {
 		{"backup", "copy the SQLite database to a file", backupCommands()},
 		{"restore", "make such a file the database", restoreCommands()},
 		{"doctor", "say what is wrong with an installation, and what to do", doctorCommands()},
+		{"migrate", "the database's schema: status, up", migrateCommands()},
 		{"config", "the configuration: print, check", configCommands()},
 		{"health", "ask the running server whether it is ready", healthCommands()},
 	}

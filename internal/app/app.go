@@ -173,8 +173,10 @@ func (a *App) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	o.Now = a.now
-	a.db, err = sqlstore.Open(ctx, o)
-	return err
+	if a.db, err = sqlstore.Open(ctx, o); err != nil {
+		return err
+	}
+	return a.sayOutdated(ctx)
 }
 
 func (a *App) openSecrets(ctx context.Context) (err error) {
@@ -384,6 +386,7 @@ func (a *App) buildAdmin(context.Context) error {
 func (a *App) buildGauges(context.Context) error {
 	return a.meter.observe([]gauge{
 		{"authsvc.revocation.position", "", "Newest row of the revocation log that this replica holds.", func() float64 { return float64(a.tail.Row()) }},
+		{"authsvc.schema.version", "", "Version of the database's schema that this replica works by.", func() float64 { return float64(a.db.SchemaVersion()) }},
 		{"authsvc.revocation.lag", "s", "Age of the start of the last completed read of the revocation log.", func() float64 { return a.tail.Lag().Seconds() }},
 		{"authsvc.revocation.live", "", "Live entries in memory.", func() float64 { return float64(a.list.Len()) }},
 		{"authsvc.instances", "", "Servers of this installation that run, as this one knows: seen in the database within 15 s; at least 1.", func() float64 { return float64(a.register.Live()) }},

@@ -154,7 +154,7 @@ func lookAtDatabase(ctx context.Context, e *examined) []Finding {
 	db, err := sqlstore.OpenExisting(ctx, o)
 	switch {
 	case errors.Is(err, sqlstore.ErrSchemaOlder):
-		return []Finding{finding(LevelProblem, err.Error(), "migrate it: a server of this release does so when it starts")}
+		return []Finding{finding(LevelProblem, err.Error(), "run authsvc migrate up")}
 	case errors.Is(err, sqlstore.ErrSchemaNewer):
 		return []Finding{finding(LevelProblem, err.Error(), "use the release that the servers run: this program is older")}
 	case errors.Is(err, sqlstore.ErrNotOwner):
@@ -172,7 +172,15 @@ func lookAtDatabase(ctx context.Context, e *examined) []Finding {
 	if took > slowAnswer {
 		return []Finding{finding(LevelWarning, fmt.Sprintf("an answer of the database takes %v", took.Round(time.Millisecond)), "bring it nearer, or find what it is busy with: each refresh waits for one answer")}
 	}
-	return []Finding{fine("it answers within %v, and its schema is this release's", took.Round(10*time.Microsecond))}
+	schema, err := db.Schema(ctx)
+	switch {
+	case err != nil:
+		return unanswered(err)
+	case schema.Pending() > 0:
+		return []Finding{finding(LevelWarning, fmt.Sprintf("%d steps of its schema are still to be done: it has version %d, this release brings %d", schema.Pending(), schema.Database, schema.Program),
+			"run authsvc migrate up, while the servers run")}
+	}
+	return []Finding{fine("it answers within %v, and its schema has all that this release brings", took.Round(10*time.Microsecond))}
 }
 
 // slowAnswer is what a database on the same network never needs to read one row.

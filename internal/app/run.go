@@ -36,6 +36,7 @@ func (a *App) Run(ctx context.Context, listening func() error) error {
 	start("clients", a.followClients)
 	start("cleaning", a.clean)
 	start("configuration", a.reloading)
+	start("filling", a.fill)
 	start("gRPC", func(context.Context) error { return a.grpc.Serve(a.doors.GRPC) })
 	start("HTTP", func(context.Context) error { return serveHTTP(a.http, a.doors.HTTP) })
 	start("ops", func(context.Context) error { return serveHTTP(a.ops, a.doors.Ops) })

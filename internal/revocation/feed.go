@@ -17,7 +17,7 @@ type Live struct {
 	Target     verify.Target
 	NotBefore  int64 // a cut-off in Unix seconds; 0 for all tokens
 	ExpireTime int64 // in Unix seconds, rounded up; 0 for never
-	CommitTime int64 // in Unix microseconds, by the store's clock; 0 for an entry that never expires
+	CommitTime int64 // in Unix microseconds, by the store's clock; 0 for a key's where the store does not know
 
 	name name // what it was before it became a target
 }

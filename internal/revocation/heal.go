@@ -50,7 +50,10 @@ func (l *Log) entry(e Live) Entry {
 		out.NotBefore = time.Unix(e.NotBefore, 0).UTC()
 	}
 	if e.CommitTime != 0 {
-		out.ExpiresAt = time.UnixMicro(e.CommitTime).Add(journal.RevocationTTL).UTC()
+		out.CommittedAt = time.UnixMicro(e.CommitTime).UTC()
+	}
+	if e.ExpireTime != 0 {
+		out.ExpiresAt = out.CommittedAt.Add(journal.RevocationTTL)
 	}
 	return out
 }
@@ -68,7 +71,7 @@ func (l *Log) forgetNames() {
 
 // covers reports that an entry of the same target makes another needless.
 func (e Live) covers(other Live) bool {
-	return e.NotBefore >= other.NotBefore && (e.CommitTime == 0 || other.CommitTime != 0 && e.CommitTime >= other.CommitTime)
+	return e.NotBefore >= other.NotBefore && (e.ExpireTime == 0 || other.ExpireTime != 0 && e.CommitTime >= other.CommitTime)
 }
 
 // lacking gives the entries that only an earlier history had, and where those of this one begin.

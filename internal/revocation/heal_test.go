@@ -32,8 +32,12 @@ func said(kind journal.Kind, id string, notBefore, expires int64) revocation.Ent
 	if notBefore != 0 {
 		e.NotBefore = time.Unix(notBefore, 0).UTC()
 	}
+	if kind == journal.KindKey {
+		e.CommittedAt = time.Unix(3e9, 456_000).UTC()
+	}
 	if expires != 0 {
 		e.ExpiresAt = time.Unix(expires, 123_000).UTC()
+		e.CommittedAt = e.ExpiresAt.Add(-journal.RevocationTTL)
 	}
 	return e
 }

@@ -247,8 +247,11 @@ func (l *Log) page(ctx context.Context) (more bool, err error) {
 		r := verify.NewRevocation(l.o.Issuer, verify.Kind(e.Kind), e.ID, e.NotBefore, e.ExpiresAt)
 		revocations = append(revocations, r)
 		entry := Live{Row: e.Position, Target: r.Target, NotBefore: r.NotBefore, ExpireTime: unixCeil(r.ExpiresAt)}
-		if !e.ExpiresAt.IsZero() {
+		switch {
+		case !e.ExpiresAt.IsZero(): // to the microsecond, so that it can be appended again as it was
 			entry.CommitTime = e.ExpiresAt.Add(-journal.RevocationTTL).UnixMicro()
+		case !e.CommittedAt.IsZero():
+			entry.CommitTime = e.CommittedAt.UnixMicro()
 		}
 		if !entry.remember(e.Kind, e.ID) {
 			odd[entry.Target] = e.ID

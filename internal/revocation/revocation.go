@@ -17,6 +17,9 @@ type Entry struct {
 	ID        string
 	NotBefore time.Time // cut-offs only; whole seconds
 	ExpiresAt time.Time // zero for a key's entry: until the key is gone
+	// CommittedAt is when it was appended first, by the store's clock: journal.RevocationTTL before ExpiresAt, if that is set. It is zero
+	// for a key's entry from before the store wrote that down.
+	CommittedAt time.Time
 }
 
 // Page is what one tail read saw.

@@ -105,7 +105,11 @@ func Inspect(ctx context.Context, path string) (c Copy, err error) {
 		return c, broken(path, err)
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	t := &lite{conn: conn, words: sqliteWords(), stmts: map[string]*prepared{}}
+	known, err := words(Options{Path: path})
+	if err != nil {
+		return c, err
+	}
+	t := &lite{conn: conn, words: known, stmts: map[string]*prepared{}}
 	defer t.forget()
 	found, err := collect(t, scanText, `PRAGMA integrity_check(1)`)
 	switch {
@@ -122,18 +126,14 @@ func Inspect(ctx context.Context, path string) (c Copy, err error) {
 
 // read reads what every version of the schema has.
 func (c *Copy) read(t *lite, path string) (err error) {
-	files, err := fs.Glob(migrations, "migrations/*.sql")
-	if err != nil {
-		return err
-	}
-	c.Schema, err = t.words.version(t)
-	switch {
+	e, err := t.words.extent(t.once)
+	switch c.Schema = e.version; {
 	case err != nil:
 		return err
 	case c.Schema < 1:
 		return fmt.Errorf("%w (%s)", ErrNotOurs, path)
-	case c.Schema > len(files):
-		return fmt.Errorf("%w: it has version %d, this program knows %d (%s)", ErrSchemaNewer, c.Schema, len(files), path)
+	case e.oldest > t.words.newest():
+		return fmt.Errorf("%w: it has version %d, on which programs of version %d or later run, and this one is of version %d (%s)", ErrSchemaNewer, c.Schema, e.oldest, t.words.newest(), path)
 	}
 	var epoch []byte
 	var last int64

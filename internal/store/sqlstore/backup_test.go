@@ -210,7 +210,7 @@ func TestABackupThatCannotBeMadeLeavesNothing(t *testing.T) {
 	t.Run("the twin, without a fault, also of an older schema", func(t *testing.T) {
 		t.Parallel()
 		path, out := prepare(t)
-		exec(t, raw(t, path), `UPDATE schema_version SET version = 1; DROP TABLE instances; ALTER TABLE installation DROP COLUMN lineage`)
+		exec(t, raw(t, path), `UPDATE schema_version SET version = 1; DROP TABLE schema_steps; DROP INDEX audit_event; ALTER TABLE revocations DROP COLUMN committed_at; DROP TABLE instances; ALTER TABLE installation DROP COLUMN lineage`)
 		if c, err := sqlstore.Backup(t.Context(), path, out); err != nil || c.Schema != 1 || c.Sessions != 1 || !slices.Equal(c.RefreshKeys, []byte{0}) {
 			t.Errorf("%+v, %v", c, err)
 		}
@@ -450,7 +450,7 @@ func TestAnOlderBackupIsMigrated(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, raw(t, backup), `UPDATE schema_version SET version = 1; DROP TABLE instances; ALTER TABLE installation DROP COLUMN lineage`)
+	exec(t, raw(t, backup), `UPDATE schema_version SET version = 1; DROP TABLE schema_steps; DROP INDEX audit_event; ALTER TABLE revocations DROP COLUMN committed_at; DROP TABLE instances; ALTER TABLE installation DROP COLUMN lineage`)
 	r, err := sqlstore.BeginRestore(t.Context(), sqlstore.RestoreOptions{Path: path, Backup: backup, Replace: true})
 	if err != nil {
 		t.Fatal(err)

@@ -98,11 +98,13 @@ func TestOpenExistingSaysWhyItRefuses(t *testing.T) {
 		}
 		return path
 	}
-	versioned := func(version string) string {
+	versioned := func(statements string) string {
 		path := made()
-		exec(t, raw(t, path), `UPDATE schema_version SET version = version + `+version)
+		exec(t, raw(t, path), statements)
 		return path
 	}
+	const newer, older = `INSERT INTO schema_steps (version, step) VALUES (99, 0); UPDATE schema_version SET version = 99`,
+		`DROP TABLE schema_steps; UPDATE schema_version SET version = 1`
 	foreign := "/etc/passwd" // root's, and the test is not root; or else given away
 	if os.Geteuid() == 0 {
 		foreign = made()
@@ -114,18 +116,19 @@ func TestOpenExistingSaysWhyItRefuses(t *testing.T) {
 		path string
 		want error
 	}{
-		"no file":              {filepath.Join(t.TempDir(), "none"), sqlstore.ErrNoDatabase},
-		"memory":               {sqlstore.Memory, sqlstore.ErrNoDatabase},
-		"a newer schema":       {versioned("1"), sqlstore.ErrSchemaNewer},
-		"an older schema":      {versioned("-1"), sqlstore.ErrSchemaOlder},
-		"another user's":       {foreign, sqlstore.ErrNotOwner},
-		"the twin: it is ours": {made(), nil},
+		"no file":                           {filepath.Join(t.TempDir(), "none"), sqlstore.ErrNoDatabase},
+		"memory":                            {sqlstore.Memory, sqlstore.ErrNoDatabase},
+		"a newer schema":                    {versioned(newer), sqlstore.ErrSchemaNewer},
+		"a newer schema that only has more": {versioned(`INSERT INTO schema_steps (version, step) VALUES (99, 0)`), nil},
+		"an older schema":                   {versioned(older), sqlstore.ErrSchemaOlder},
+		"another user's":                    {foreign, sqlstore.ErrNotOwner},
+		"the twin: it is ours":              {made(), nil},
 	} {
 		if err := existing(c.path); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
-	if _, err := sqlstore.Open(t.Context(), sqlstore.Options{Path: versioned("1")}); !errors.Is(err, sqlstore.ErrSchemaNewer) {
+	if _, err := sqlstore.Open(t.Context(), sqlstore.Options{Path: versioned(newer)}); !errors.Is(err, sqlstore.ErrSchemaNewer) {
 		t.Errorf("D17: Open of a newer schema: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {

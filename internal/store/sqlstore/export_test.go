@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"time"
 
 	"github.com/authsvc/authsvc/internal/session"
 )
@@ -93,4 +94,16 @@ func (db *DB) Plans(ctx context.Context) (map[string]string, error) {
 		}
 		return plans, nil
 	})
+}
+
+// AtSchema makes a program of an earlier version, as far as the schema goes.
+func AtSchema(o Options, version int) Options {
+	o.newest = version
+	return o
+}
+
+// Hurried makes a Migrator give up soon.
+func (m *Migrator) Hurried(tries int) *Migrator {
+	m.tries, m.pause = tries, time.Millisecond
+	return m
 }

@@ -132,7 +132,7 @@ func (t *tx) listAgain(after int64, entries []revocation.Entry) error {
 			return !h.NotBefore.Before(e.NotBefore) && (h.ExpiresAt.IsZero() || !e.ExpiresAt.IsZero() && !h.ExpiresAt.Before(e.ExpiresAt))
 		}
 		if (e.ExpiresAt.IsZero() || e.ExpiresAt.After(t.now)) && !slices.ContainsFunc(had[subject{e.Kind, e.ID}], covers) {
-			rows = append(rows, []any{string(e.Kind), e.ID, micros(e.NotBefore), micros(e.ExpiresAt)})
+			rows = append(rows, []any{string(e.Kind), e.ID, micros(e.NotBefore), micros(e.ExpiresAt), micros(e.CommittedAt)})
 		}
 	}
 	for len(rows) > 0 {
@@ -140,7 +140,9 @@ func (t *tx) listAgain(after int64, entries []revocation.Entry) error {
 		if len(rows) >= groupSize {
 			n = groupSize
 		}
-		if _, err := t.exec(`INSERT INTO revocations (kind, id, not_before, expires_at) VALUES `+places("(?, ?, ?, ?)", n), slices.Concat(rows[:n]...)...); err != nil {
+		if _, err := t.exec(`WITH lost (kind, id, not_before, expires_at, committed_at) AS (VALUES `+
+			places("(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT))", n)+`) INSERT INTO revocations
+			(kind, id, not_before, expires_at, committed_at) SELECT kind, id, not_before, expires_at, committed_at FROM lost`, slices.Concat(rows[:n]...)...); err != nil {
 			return err
 		}
 		rows = rows[n:]

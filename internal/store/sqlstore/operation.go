@@ -104,8 +104,8 @@ func (t *tx) finish() error {
 		}
 	}
 	for _, e := range t.entries {
-		if _, err := t.exec(`INSERT INTO revocations (kind, id, not_before, expires_at) VALUES (?, ?, ?, ?)`,
-			string(e.kind), e.id, e.notBefore, e.expiresAt); err != nil {
+		if _, err := t.exec(`INSERT INTO revocations (kind, id, not_before, expires_at, committed_at) VALUES (?, ?, ?, ?, ?)`,
+			string(e.kind), e.id, e.notBefore, e.expiresAt, micros(t.now)); err != nil {
 			return err
 		}
 	}

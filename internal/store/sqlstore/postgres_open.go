@@ -122,7 +122,6 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 	if err != nil {
 		return err
 	}
-	db.words = postgresWords(o.driven != nil)
 	db.pg = &pool{words: db.words, timeout: o.OpTimeout, driven: o.driven}
 	c.ConnConfig.ValidateConnect = db.pg.meet
 	c.PrepareConn = db.pg.admit

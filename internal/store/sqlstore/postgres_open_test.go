@@ -79,7 +79,7 @@ func TestOpenPostgreSQLSaysWhichSettingIsWrong(t *testing.T) {
 		"commits that are not kept": {schema(t, "synchronous_commit=off"), pgtest.Password, "synchronous_commit is off"},
 		"no URL":                    {"host=127.0.0.1", pgtest.Password, "database.url: must be a URL"},
 		"a password in the URL":     {at("postgres@", "postgres:guess@"), "", "database.password_file"},
-		"a schema that is newer":    {made(`UPDATE schema_version SET version = version + 1`), pgtest.Password, sqlstore.ErrSchemaNewer.Error()},
+		"a schema that is newer":    {made(`INSERT INTO schema_steps (version, step) VALUES (99, 0); UPDATE schema_version SET version = 99`), pgtest.Password, sqlstore.ErrSchemaNewer.Error()},
 	} {
 		db, err := sqlstore.Open(t.Context(), sqlstore.Options{URL: c.url, Password: c.password, OpTimeout: 10 * time.Second})
 		if err == nil {
@@ -106,8 +106,8 @@ func TestOpenPostgreSQLSaysWhichSettingIsWrong(t *testing.T) {
 		want error
 	}{
 		"an empty schema":       {schema(t), sqlstore.ErrNoDatabase},
-		"an older schema":       {made(`UPDATE schema_version SET version = version - 1`), sqlstore.ErrSchemaOlder},
-		"a newer schema":        {made(`UPDATE schema_version SET version = version + 1`), sqlstore.ErrSchemaNewer},
+		"an older schema":       {made(`DROP TABLE schema_steps; UPDATE schema_version SET version = 1`), sqlstore.ErrSchemaOlder},
+		"a newer schema":        {made(`INSERT INTO schema_steps (version, step) VALUES (99, 0); UPDATE schema_version SET version = 99`), sqlstore.ErrSchemaNewer},
 		"the twin: it is there": {made(""), nil},
 	} {
 		if err := existing(c.url); !errors.Is(err, c.want) {

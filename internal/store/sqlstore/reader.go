@@ -35,6 +35,7 @@ func (r *readers) close() error {
 }
 
 func (r *readers) stmt(ctx context.Context, query string) (*prepared, error) {
+	query = r.words.fit(query)
 	r.mu.RLock()
 	s := r.stmts[query]
 	r.mu.RUnlock()

@@ -10,6 +10,7 @@ import (
 type revocations struct{ db *DB }
 
 func (s revocations) Tail(ctx context.Context, after int64) (revocation.Page, error) {
+	s.db.notice(ctx)
 	return follow(ctx, s.db, func(q queries) (revocation.Page, error) {
 		page, lineage, err := tailed(q, after)
 		if c, ok := q.(*pgConn); ok && err == nil {
@@ -30,13 +31,16 @@ func tailed(q queries, after int64) (page revocation.Page, lineage string, err e
 	entries, err := collect(q, func(s scanner) (revocation.Entry, error) {
 		var e revocation.Entry
 		var epoch []byte
-		var notBefore, expires int64
-		err := s.Scan(&now, &epoch, &lineage, &page.Head, &e.Position, &e.Kind, &e.ID, &notBefore, &expires)
+		var notBefore, expires, committed int64
+		err := s.Scan(&now, &epoch, &lineage, &page.Head, &e.Position, &e.Kind, &e.ID, &notBefore, &expires, &committed)
 		copy(page.Epoch[:], epoch)
-		e.NotBefore, e.ExpiresAt = instantOf(notBefore), instantOf(expires)
+		if committed == 0 && expires > 0 { // appended by an older program
+			committed = expires - journal.RevocationTTL.Microseconds()
+		}
+		e.NotBefore, e.ExpiresAt, e.CommittedAt = instantOf(notBefore), instantOf(expires), instantOf(committed)
 		return e, err
 	}, `SELECT @now, i.epoch, i.lineage, COALESCE((SELECT MAX(position) FROM revocations), 0), COALESCE(r.position, 0), COALESCE(r.kind, ''),
-			COALESCE(r.id, ''), COALESCE(r.not_before, 0), COALESCE(r.expires_at, 0)
+			COALESCE(r.id, ''), COALESCE(r.not_before, 0), COALESCE(r.expires_at, 0), COALESCE(r.committed_at, 0)
 			FROM installation i LEFT JOIN revocations r ON r.position > ? AND (r.expires_at = 0 OR r.expires_at > @now)
 			ORDER BY r.position LIMIT ?`, after, revocation.PageSize+1)
 	page.Now = instantOf(now)

@@ -54,6 +54,7 @@ type Options struct {
 	driven    func() time.Time      // tests: what PostgreSQL takes for the time
 	configure func(*pgxpool.Config) // tests: a look at the connections
 	heardFor  time.Duration         // tests: instead of hearFor
+	newest    int                   // tests: of which version a schema is made, instead of the newest
 }
 
 // Errors of Open and OpenExisting, for errors.Is.
@@ -62,9 +63,9 @@ var (
 	ErrNoDatabase = errors.New("sqlstore: there is no database")
 	// ErrNotOwner: the database belongs to another user; files made here would lock its owner out.
 	ErrNotOwner = errors.New("sqlstore: the database belongs to another user")
-	// ErrSchemaNewer: a newer version of the program has changed the schema.
+	// ErrSchemaNewer: a newer version of the program has changed the schema so that this one may not run on it.
 	ErrSchemaNewer = errors.New("sqlstore: the database's schema is newer than this program")
-	// ErrSchemaOlder: the schema has not been migrated to this version of the program.
+	// ErrSchemaOlder: the schema is older than any that this version of the program runs on.
 	ErrSchemaOlder = errors.New("sqlstore: the database's schema is older than this program")
 )
 
@@ -89,13 +90,15 @@ type DB struct {
 	seen    atomic.Int64
 }
 
-// Open opens the database, creates it where there is none, and migrates its schema. It starts the writer's goroutine,
-// which Close ends; nothing else runs in the background.
+// Open opens the database to serve from it, and creates it where there is none. The schema of an SQLite file is brought up to
+// date but for what Fill then fills in; that of PostgreSQL is left to Migrator, and may be the one before this program's, or
+// a newer one that says so (else ErrSchemaOlder, ErrSchemaNewer). Open starts the writer's goroutine, which Close ends;
+// nothing else runs in the background.
 func Open(ctx context.Context, o Options) (*DB, error) { return open(ctx, o, true) }
 
 // OpenExisting opens a database for a command beside a running server. It creates and migrates nothing, and refuses a
-// file that belongs to another user (ErrNotOwner), and a database without a schema (ErrNoDatabase) or whose schema is not exactly this program's (ErrSchemaNewer,
-// ErrSchemaOlder).
+// file that belongs to another user (ErrNotOwner), and a database without a schema (ErrNoDatabase) or with one that this program
+// does not run on (ErrSchemaNewer, ErrSchemaOlder).
 func OpenExisting(ctx context.Context, o Options) (*DB, error) { return open(ctx, o, false) }
 
 func open(ctx context.Context, o Options, create bool) (*DB, error) {
@@ -108,7 +111,11 @@ func open(ctx context.Context, o Options, create bool) (*DB, error) {
 	if o.OpTimeout <= 0 {
 		o.OpTimeout = 5 * time.Second
 	}
-	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory, words: sqliteWords(), hearFor: cmp.Or(o.heardFor, hearFor)}
+	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory, hearFor: cmp.Or(o.heardFor, hearFor)}
+	var err error
+	if db.words, err = words(o); err != nil {
+		return nil, err
+	}
 	if o.URL != "" {
 		if err := db.openPool(ctx, o, create); err != nil {
 			db.pg.close()
@@ -156,6 +163,7 @@ func (db *DB) start(ctx context.Context, migrating bool) error {
 	if err != nil {
 		return fmt.Errorf("sqlstore: open: %w", err)
 	}
+	t.now = micros(db.instant())
 	if err := db.settle(ctx, t, migrating); err != nil {
 		return err
 	}

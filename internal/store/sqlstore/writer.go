@@ -280,6 +280,7 @@ func (w *writer) close() error {
 
 // stmt gives the prepared statement, which lives as long as the connection.
 func (t *lite) stmt(query string) (*prepared, error) {
+	query = t.words.fit(query)
 	if s := t.stmts[query]; s != nil {
 		return s, nil
 	}

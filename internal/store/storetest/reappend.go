@@ -21,7 +21,7 @@ func (s *suite) reappend(entries ...revocation.Entry) {
 
 // had is an entry that an earlier history had, made some time ago.
 func (s *suite) had(kind journal.Kind, id string, ago time.Duration) revocation.Entry {
-	e := revocation.Entry{Kind: kind, ID: id}
+	e := revocation.Entry{Kind: kind, ID: id, CommittedAt: s.Clock.Now().Add(-ago)}
 	if kind != journal.KindKey {
 		e.ExpiresAt = s.Clock.Now().Add(journal.RevocationTTL - ago)
 	}
