@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -92,6 +93,7 @@ type Restore struct {
 	cfg    config.Config
 	sealer *keys.Sealer
 	r      *sqlstore.Restore
+	alone  io.Closer // no server starts meanwhile
 }
 
 // PrepareRestore checks the backup against this program and the installation's key files, and that no server has the database.
@@ -109,6 +111,10 @@ func PrepareRestore(ctx context.Context, o RestoreOptions) (_ *Restore, err erro
 	}
 	if r.r, err = sqlstore.BeginRestore(ctx, sqlstore.RestoreOptions{Path: r.cfg.Database.Path, Backup: o.File, Replace: o.Replace}); err != nil {
 		return nil, err
+	}
+	// After SQLite's own lock: a server that waits for that has this one, and would go on with the old file.
+	if r.alone, err = alone(r.cfg.Database); err != nil {
+		return nil, errors.Join(err, r.r.Close())
 	}
 	if err := fits(r.r.Copy(), r.sealer, refresh); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s and the key files do not belong together: %w", o.File, err), r.Close())
@@ -177,4 +183,4 @@ func (r *Restore) invalidate(ctx context.Context, db *sqlstore.DB, done *Restore
 }
 
 // Close lets servers have the database, and removes what was not finished.
-func (r *Restore) Close() error { return r.r.Close() }
+func (r *Restore) Close() error { return errors.Join(r.r.Close(), r.alone.Close()) }

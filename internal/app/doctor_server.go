@@ -27,7 +27,7 @@ func lookAtDisk(_ context.Context, e *examined) []Finding {
 	if err := unix.Statfs(folder, &fs); err != nil {
 		return []Finding{finding(LevelProblem, fmt.Sprintf("database.path: the disk of %s cannot be looked at: %v", folder, err), "mend this setting")}
 	}
-	return judgeDisk(folder, fs.Bavail*uint64(fs.Bsize)) //nolint:gosec // a block's size is not negative
+	return judgeDisk(folder, fs.Bavail*uint64(fs.Bsize))
 }
 
 func judgeDisk(folder string, free uint64) []Finding {
