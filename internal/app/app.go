@@ -130,7 +130,7 @@ const (
 // New assembles the service in numbered steps; nothing runs before Run.
 func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer) (_ *App, err error) {
 	limitMemory()
-	a := &App{cfg: cfg, doors: doors, now: time.Now, level: new(slog.LevelVar)}
+	a := &App{cfg: cfg, doors: doors, now: clock, level: new(slog.LevelVar)}
 	a.log = logger(cfg.Log, a.level, stderr)
 	defer func() {
 		if err != nil && a.db != nil {

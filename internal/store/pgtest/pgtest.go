@@ -39,12 +39,17 @@ type Server struct {
 }
 
 // Start makes a server with the given settings, such as "synchronous_commit=on", and waits until it answers.
-func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
+func Start(ctx context.Context, settings ...string) (*Server, error) {
+	return StartIn(ctx, "", settings...)
+}
+
+// StartIn is Start with the server's folder in another one, such as a disk of its own; "" is where temporary files are.
+func StartIn(ctx context.Context, parent string, settings ...string) (_ *Server, err error) {
 	s := &Server{}
 	if s.bin, err = installed(); err != nil {
 		return nil, err
 	}
-	if s.dir, err = os.MkdirTemp("", "authsvc-pg-"); err != nil {
+	if s.dir, err = os.MkdirTemp(parent, "authsvc-pg-"); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -85,9 +90,12 @@ func (s *Server) runAnywhere(ctx context.Context) (err error) {
 }
 
 // Standby makes a server that follows this one, and waits until every commit here is confirmed there first.
-func (s *Server) Standby(ctx context.Context) (_ *Server, err error) {
+func (s *Server) Standby(ctx context.Context) (*Server, error) { return s.StandbyIn(ctx, "") }
+
+// StandbyIn is Standby with the standby's folder in another one, as in StartIn.
+func (s *Server) StandbyIn(ctx context.Context, parent string) (_ *Server, err error) {
 	b := &Server{bin: s.bin, options: s.options}
-	if b.dir, err = os.MkdirTemp("", "authsvc-pg-"); err != nil {
+	if b.dir, err = os.MkdirTemp(parent, "authsvc-pg-"); err != nil {
 		return nil, err
 	}
 	defer func() {
