@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,8 @@ const balancer = "balancer"
 var program string
 
 var lasting = flag.Duration("faults.for", 20*time.Minute, "how long a soak of faults lasts")
+
+var only = flag.String("faults.only", "", "a soak of those kinds of fault alone whose name has these words")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -207,7 +210,10 @@ func TestAllKindsOfFault(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), *lasting)
 	defer cancel()
 	for ctx.Err() == nil && !t.Failed() {
-		all := kinds()
+		all := slices.DeleteFunc(kinds(), func(k kind) bool { return !strings.Contains(k.name, *only) })
+		if len(all) == 0 {
+			t.Fatalf("no kind has %q in its name", *only)
+		}
 		rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		for _, k := range all {
 			if ctx.Err() == nil && !t.Failed() {

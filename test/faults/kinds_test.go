@@ -132,8 +132,10 @@ func cutConnections(_ context.Context, x *trial, rng *rand.Rand) (mend, error) {
 	seed := rng.Uint64()
 	running.Go(func() {
 		rng := rand.New(rand.NewPCG(seed, 2))
-		for pause(ctx, time.Duration(50+rng.IntN(250))*time.Millisecond) {
-			one(rng, x.links()).tear(rng.IntN(2) == 0)
+		for pause(ctx, time.Duration(20+rng.IntN(100))*time.Millisecond) {
+			for range 3 {
+				one(rng, x.links()).tear(rng.IntN(2) == 0)
+			}
 		}
 	})
 	return func(context.Context) error {

@@ -38,6 +38,7 @@ type rotations struct {
 	readers []*reader
 	live    []minted
 	turns   int
+	rng     *rand.Rand
 	signers map[string]bool
 }
 
@@ -81,7 +82,7 @@ func newRotations(t *testing.T) *rotations {
 	if _, err := pg.SQL(t.Context(), "postgres", driven); err != nil {
 		t.Fatal(err)
 	}
-	x := &rotations{pg: pg, at: time.Now().Truncate(time.Second), signers: map[string]bool{}}
+	x := &rotations{pg: pg, at: time.Now().Truncate(time.Second), signers: map[string]bool{}, rng: rand.New(rand.NewPCG(rand.Uint64(), 3))}
 	if x.clock, err = connect(t.Context(), pg); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +105,7 @@ func newRotations(t *testing.T) *rotations {
 		x.rings = append(x.rings, ring)
 		for _, polls := range []bool{false, true} {
 			r := &reader{name: fmt.Sprintf("reader of ring %d, polls: %v", n, polls), ring: ring, polls: polls}
-			if r.Verifier, err = verify.New(verify.Options{Issuer: issuer, Audiences: []string{audience}, Keys: r, Now: func() time.Time { return x.at }, CacheBytes: -1}); err != nil {
+			if r.Verifier, err = verify.New(verify.Options{Issuer: issuer, Audiences: []string{audience}, Keys: r, Now: func() time.Time { return x.at }}); err != nil {
 				t.Fatal(err)
 			}
 			x.readers = append(x.readers, r)
@@ -136,10 +137,10 @@ func (x *rotations) advance(t *testing.T, by time.Duration) {
 	}
 }
 
-// mint has every ring sign a token of the longest life there is.
-func (x *rotations) mint(t *testing.T) {
+// mint has rings sign a token each, of the longest life there is.
+func (x *rotations) mint(t *testing.T, rings ...*keys.Ring) {
 	t.Helper()
-	for n, ring := range x.rings {
+	for n, ring := range rings {
 		exp := x.at.Add(15 * time.Minute)
 		payload, err := json.Marshal(map[string]any{"iss": issuer, "sub": "a", "aud": []string{audience}, "client_id": "c", "sid": "AAAAAAAAAAAAAAAAAAAAAA", "jti": "AAAAAAAAAAAAAAAAAAAAAA",
 			"scope": "", "iat": x.at.Unix(), "nbf": x.at.Unix(), "exp": exp.Unix(), "auth_time": x.at.Unix(), "amr": []string{"pwd"}})
@@ -187,7 +188,7 @@ func (x *rotations) look(t *testing.T) {
 // turn has every ring see the time: mostly one before the others, so that it alone makes a key, and sometimes all at once.
 func (x *rotations) turn(t *testing.T) {
 	t.Helper()
-	first := rand.IntN(len(x.rings))
+	first := x.rng.IntN(len(x.rings))
 	for n := range x.rings {
 		ring := x.rings[(first+n)%len(x.rings)]
 		if x.turns%8 == 0 {
@@ -235,14 +236,14 @@ func TestNoVerificationFailsThroughARotation(t *testing.T) {
 			}
 		}
 	})
-	want := soak.Count(15, 1000)
+	want := soak.Count(100, 1000)
 	for len(x.signers) <= want {
-		x.mint(t) // by what the rings know from before
-		x.advance(t, time.Duration(60+rand.IntN(240))*time.Second)
-		x.mint(t)
+		x.mint(t, one(x.rng, x.rings)) // by what it knows from before
+		x.advance(t, time.Duration(60+x.rng.IntN(240))*time.Second)
+		x.mint(t, one(x.rng, x.rings))
 		x.look(t)
 		x.turn(t)
-		x.mint(t)
+		x.mint(t, x.rings...)
 		x.look(t)
 	}
 	t.Logf("%d rotations, %d looks at the store", len(x.signers)-1, looks.Load())
