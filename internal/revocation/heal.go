@@ -69,6 +69,10 @@ func (l *Log) forgetNames() {
 	l.odd = left
 }
 
+// Reappended counts what this process gave to other histories of the database that lacked it. More than one process may give
+// the same.
+func (l *Log) Reappended() uint64 { return l.again.Load() }
+
 // covers reports that an entry of the same target makes another needless.
 func (e Live) covers(other Live) bool {
 	return e.NotBefore >= other.NotBefore && (e.ExpireTime == 0 || other.ExpireTime != 0 && e.CommitTime >= other.CommitTime)
@@ -143,6 +147,7 @@ func (l *Log) mend(ctx context.Context) (appended int, err error) {
 			}
 		}
 		appended += len(some)
+		l.again.Add(uint64(len(some)))
 		if err := l.pages(ctx); err != nil {
 			return 0, err
 		}

@@ -84,6 +84,9 @@ func TestD07WhatAnotherHistoryLacksIsAppendedAgainAsItWas(t *testing.T) {
 			t.Errorf("%s: appended (-want +got)\n%s", name, diff)
 		}
 		want(t, list, sid, verify.ErrRevoked)
+		if n := l.Reappended(); n != uint64(len(tt.want)) {
+			t.Errorf("%s: %d are counted", name, n)
+		}
 		v := l.View()
 		if len(v.Live) != len(got) || v.Live[0].Row != 1 || v.Cursor.Row != int64(len(got)) {
 			t.Errorf("%s: %d entries are held of %d, from row %d on, up to %d", name, len(v.Live), len(got), v.Live[0].Row, v.Cursor.Row)

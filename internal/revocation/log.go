@@ -53,7 +53,8 @@ type Log struct {
 
 	unread  atomic.Bool // the store said "changed", or a hint did, and the read that followed failed
 	entries atomic.Uint64
-	freshAt atomic.Int64 // monotonic nanoseconds since start: when the last completed read began
+	again   atomic.Uint64 // that other histories lacked
+	freshAt atomic.Int64  // monotonic nanoseconds since start: when the last completed read began
 	start   time.Time
 }
 

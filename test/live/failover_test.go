@@ -118,6 +118,9 @@ func TestD07AFailoverThatLostTheRevocationBringsNobodyBack(t *testing.T) {
 	if err := w.says(t, stolen.token()); !errors.Is(err, verify.ErrRevoked) {
 		t.Errorf("P04: of the token that was revoked the verifier says %v", err)
 	}
+	if here.metric(t, "authsvc_revocation_reappended_total")+there.metric(t, "authsvc_revocation_reappended_total") == 0 {
+		t.Error("nothing is counted as appended again")
+	}
 	if n := live(standby); n != left {
 		t.Errorf("D07: %s sessions live, and %s did", n, left)
 	}

@@ -93,6 +93,7 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	if c.ConnConfig.ConnectTimeout == 0 || c.ConnConfig.ConnectTimeout > o.OpTimeout {
 		c.ConnConfig.ConnectTimeout = o.OpTimeout
 	}
+	c.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	bound := strconv.FormatInt(max(1, o.OpTimeout.Milliseconds()), 10)
 	for _, name := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
 		c.ConnConfig.RuntimeParams[name] = bound

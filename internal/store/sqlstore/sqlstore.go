@@ -93,7 +93,8 @@ type DB struct {
 // Open opens the database to serve from it, and creates it where there is none. The schema of an SQLite file is brought up to
 // date but for what Fill then fills in; that of PostgreSQL is left to Migrator, and may be the one before this program's, or
 // a newer one that says so (else ErrSchemaOlder, ErrSchemaNewer). Open starts the writer's goroutine, which Close ends;
-// nothing else runs in the background.
+// nothing else runs in the background. Whoever keeps a PostgreSQL database open has a revocation.Log read it: after a restart
+// or a failover of the server nothing is answered before that has settled.
 func Open(ctx context.Context, o Options) (*DB, error) { return open(ctx, o, true) }
 
 // OpenExisting opens a database for a command beside a running server. It creates and migrates nothing, and refuses a
