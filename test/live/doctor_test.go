@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -179,6 +180,34 @@ func TestTheDoctorKnowsAServerThatForgets(t *testing.T) {
 		t.Fatal(err)
 	}
 	examine(t, "-config", in.config).says(t, "database", "problem", "newer than this program", "use the release that the servers run")
+}
+
+// TestD10TheDoctorOfADatabaseThatIsSilent has one that takes connections, and says nothing.
+func TestD10TheDoctorOfADatabaseThatIsSilent(t *testing.T) {
+	t.Parallel()
+	dir, _ := stopped(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	config := configure(t, dir, plain)
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after, _ := strings.Cut(string(text), "database: {")
+	_, after, _ = strings.Cut(after, "}\n")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "%sdatabase: {url: \"postgres://authsvc@%s/authsvc?sslmode=disable\"}\n%s", before, l.Addr(), after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := examine(t, "-config", config)
+	d.says(t, "database", "problem")
+	d.says(t, "configuration", "ok")
+	d.says(t, "certificates", "ok")
+	if len(d.byCheck["signing keys"]) > 0 {
+		t.Errorf("what needs the database was looked at\n%s", d.text)
+	}
 }
 
 func TestD18TheDoctorOnSQLite(t *testing.T) {

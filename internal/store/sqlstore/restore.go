@@ -169,7 +169,7 @@ func (r *Restore) Finish(ctx context.Context) (schema int, kept string, err erro
 
 // replace gives the old database a second name, and then the new one its own.
 func (r *Restore) replace() (kept string, err error) {
-	kept = r.o.Path + ".before-restore-" + r.o.Now().UTC().Format("20060102T150405Z")
+	kept = r.o.Path + ".before-restore-" + r.o.Now().UTC().Format("20060102T150405.000000Z")
 	if err := os.Link(r.o.Path, kept); err != nil {
 		return "", fmt.Errorf("keep the old database (move it away by hand, and restore without -replace): %w", err)
 	}
