@@ -1,0 +1,139 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// How long things take while all is well, and while it is not.
+const (
+	callTimeout  = 50 * time.Millisecond  // of a call, everything included
+	probeTimeout = time.Second            // of a probe, which nobody waits for
+	leastPause   = 100 * time.Millisecond // between a failure and the first probe
+	mostPause    = time.Second            // between two probes
+	steady       = 5 * time.Second        // up for so long, it counts as back
+)
+
+// errAway says that a call was not made.
+var errAway = errors.New("redisstore: Redis is away")
+
+// breaker lets calls through while Redis answers them. One failure is enough to take it for away: then calls fail at once, and run asks by itself,
+// once at a time and ever more slowly, until it has an answer. No caller waits for a probe.
+type breaker struct {
+	probe func(ctx context.Context, key string) error // asks for what the key needs
+	away  func(error)                                 // tells that it went away
+	back  func()                                      // tells that it is back
+
+	turns atomic.Int64 // how often it went up or away: it is up where that is odd
+	told  atomic.Bool  // the last that was told is that it is away
+	trip  chan struct{}
+
+	mu  sync.Mutex
+	key string // of the failure
+	err error
+}
+
+func newBreaker(probe func(context.Context, string) error, away func(error), back func()) *breaker {
+	return &breaker{probe: probe, away: away, back: back, trip: make(chan struct{}, 1)}
+}
+
+func (b *breaker) up() bool { return b.turns.Load()%2 == 1 }
+
+// call makes a call that gives the key that it failed for. A caller who leaves early has learnt nothing about Redis.
+func (b *breaker) call(ctx context.Context, make func(context.Context) (key string, err error)) error {
+	turn := b.turns.Load()
+	if turn%2 == 0 {
+		return errAway
+	}
+	own, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	key, err := make(own)
+	if err != nil && ctx.Err() == nil {
+		b.fail(turn, key, err)
+	}
+	return err
+}
+
+// fail takes Redis for away, unless that was done since the call began.
+func (b *breaker) fail(turn int64, key string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.turns.CompareAndSwap(turn, turn+1) {
+		return
+	}
+	b.key, b.err = key, err
+	select {
+	case b.trip <- struct{}{}:
+	default:
+	}
+}
+
+// run probes while Redis is away, until ctx ends.
+func (b *breaker) run(ctx context.Context) {
+	pause := leastPause
+	for ctx.Err() == nil {
+		err := b.look(ctx)
+		if err == nil {
+			b.turns.Add(1)
+			if b.hold(ctx) {
+				pause = leastPause
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			b.mu.Lock()
+			err = b.err
+			b.mu.Unlock()
+		}
+		if ctx.Err() == nil && !b.told.Swap(true) {
+			b.away(err)
+		}
+		rest(ctx, pause)
+		pause = min(2*pause, mostPause)
+	}
+}
+
+// look probes once.
+func (b *breaker) look(ctx context.Context) error {
+	b.mu.Lock()
+	key := b.key
+	b.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	return b.probe(ctx, key)
+}
+
+// hold waits until Redis goes away, and reports whether it was there for long.
+func (b *breaker) hold(ctx context.Context) (long bool) {
+	timer := time.NewTimer(steady)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-b.trip:
+		return false
+	case <-timer.C:
+	}
+	if b.told.Swap(false) {
+		b.back()
+	}
+	select {
+	case <-ctx.Done():
+	case <-b.trip:
+	}
+	return true
+}
+
+// rest waits for a pause, more or less, so that replicas do not ask in step; or until ctx ends.
+func rest(ctx context.Context, pause time.Duration) {
+	timer := time.NewTimer(pause*3/4 + rand.N(pause/2)) //nolint:gosec // no secret
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,163 @@
+package redisstore_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/store/redisstore"
+)
+
+// circuit is a breaker over a Redis that a test turns off and on.
+type circuit struct {
+	*redisstore.Breaker
+	off         atomic.Bool
+	probes      []time.Time
+	gone, again atomic.Int64
+}
+
+func newCircuit(t *testing.T) *circuit {
+	t.Helper()
+	c := &circuit{}
+	var probing atomic.Int64
+	c.Breaker = redisstore.NewBreaker(func(ctx context.Context, _ string) error {
+		if probing.Add(1) > 1 {
+			t.Error("two probes at once")
+		}
+		defer probing.Add(-1)
+		c.probes = append(c.probes, time.Now())
+		return c.ask(ctx)
+	}, func(error) { c.gone.Add(1) }, func() { c.again.Add(1) })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { c.Run(ctx); close(done) }()
+	t.Cleanup(func() { cancel(); <-done })
+	synctest.Wait()
+	return c
+}
+
+// ask answers at once, or, where Redis is off, never.
+func (c *circuit) ask(ctx context.Context) error {
+	if !c.off.Load() {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (c *circuit) call(ctx context.Context) (took time.Duration, err error) {
+	began := time.Now()
+	err = c.Call(ctx, func(ctx context.Context) (string, error) { return "key", c.ask(ctx) })
+	return time.Since(began), err
+}
+
+func TestD01ACallTakesFiftyMillisecondsAtMostAndAfterThatNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuit(t)
+		if took, err := c.call(t.Context()); took != 0 || err != nil {
+			t.Fatalf("while Redis is there a call takes %v and ends with %v", took, err)
+		}
+		c.off.Store(true)
+		if took, err := c.call(t.Context()); took != 50*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("a call of a silent Redis takes %v and ends with %v", took, err)
+		}
+		for range 1000 {
+			if took, err := c.call(t.Context()); took != 0 || !errors.Is(err, redisstore.ErrAway) {
+				t.Fatalf("the next one takes %v and ends with %v", took, err)
+			}
+			time.Sleep(10 * time.Millisecond) //nolint:forbidigo // the bubble's clock
+		}
+		c.off.Store(false)
+		time.Sleep(3 * time.Second) //nolint:forbidigo // the bubble's clock
+		if took, err := c.call(t.Context()); took != 0 || err != nil {
+			t.Fatalf("once Redis is back a call takes %v and ends with %v", took, err)
+		}
+	})
+}
+
+func TestProbesComeOneAtATimeAndEverMoreSlowly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuit(t)
+		c.probes = nil
+		c.off.Store(true)
+		if _, err := c.call(t.Context()); err == nil {
+			t.Fatal("a call of a silent Redis is answered")
+		}
+		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
+		if n := len(c.probes); n < 25 || n > 40 {
+			t.Errorf("%d probes in a minute, each of which waits for a second", n)
+		}
+		for i := 1; i < len(c.probes); i++ {
+			pause := c.probes[i].Sub(c.probes[i-1]) - time.Second
+			if pause < 75*time.Millisecond || pause > 1250*time.Millisecond {
+				t.Errorf("pause %d is %v", i, pause)
+			}
+		}
+		if c.gone.Load() != 1 || c.again.Load() != 0 {
+			t.Errorf("it was told %d times that Redis went away, and %d times that it is back", c.gone.Load(), c.again.Load())
+		}
+		c.off.Store(false)
+		time.Sleep(10 * time.Second) //nolint:forbidigo // the bubble's clock
+		synctest.Wait()
+		if c.gone.Load() != 1 || c.again.Load() != 1 {
+			t.Errorf("after its return it was told %d times that Redis went away, and %d times that it is back", c.gone.Load(), c.again.Load())
+		}
+	})
+}
+
+func TestARedisThatComesAndGoesIsSpokenOfOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuit(t)
+		for range 600 { // a minute in which probes go well and calls do not
+			_ = c.Call(t.Context(), func(context.Context) (string, error) { return "key", errors.New("OOM") })
+			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // the bubble's clock
+		}
+		if c.gone.Load() != 1 || c.again.Load() != 0 {
+			t.Errorf("it was told %d times that Redis went away, and %d times that it is back", c.gone.Load(), c.again.Load())
+		}
+	})
+}
+
+func TestACallerWhoLeavesDoesNotTakeRedisForAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuit(t)
+		c.off.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if took, err := c.call(ctx); took != 20*time.Millisecond || err == nil || !c.Up() {
+			t.Fatalf("who waits 20 ms waited %v and got %v; up: %v", took, err, c.Up())
+		}
+		if _, err := c.call(t.Context()); err == nil || c.Up() {
+			t.Fatalf("who stays got %v; up: %v", err, c.Up())
+		}
+	})
+}
+
+func TestAFailureOfACallFromBeforeDoesNotCountAfterIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuit(t)
+		late := make(chan struct{})
+		done := make(chan struct{})
+		go func() {
+			_ = c.Call(t.Context(), func(context.Context) (string, error) { <-late; return "key", errors.New("late") })
+			close(done)
+		}()
+		synctest.Wait()
+		_ = c.Call(t.Context(), func(context.Context) (string, error) { return "key", errors.New("broken") })
+		time.Sleep(time.Second) //nolint:forbidigo // the bubble's clock
+		close(late)
+		<-done
+		if !c.Up() {
+			t.Error("a failure of a call that began before the last probe takes Redis for away")
+		}
+	})
+}

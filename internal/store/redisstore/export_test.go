@@ -1,0 +1,28 @@
+package redisstore
+
+import "context"
+
+// Breaker is breaker for tests.
+type Breaker struct{ *breaker }
+
+// ErrAway is errAway.
+var ErrAway = errAway
+
+// NewBreaker makes one.
+func NewBreaker(probe func(context.Context, string) error, away func(error), back func()) *Breaker {
+	return &Breaker{newBreaker(probe, away, back)}
+}
+
+// Call is call.
+func (b *Breaker) Call(ctx context.Context, make func(context.Context) (string, error)) error {
+	return b.call(ctx, make)
+}
+
+// Run is run.
+func (b *Breaker) Run(ctx context.Context) { b.run(ctx) }
+
+// Up is up.
+func (b *Breaker) Up() bool { return b.up() }
+
+// Name is the key in Redis that a count has.
+func (s *Store) Name(key string) string { return s.name(key) }

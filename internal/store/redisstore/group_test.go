@@ -1,0 +1,143 @@
+package redisstore_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/authsvc/authsvc/internal/limit"
+	"github.com/authsvc/authsvc/internal/limit/limittest"
+	"github.com/authsvc/authsvc/internal/store/redisstore"
+	"github.com/authsvc/authsvc/internal/store/redistest"
+)
+
+// soaking skips a test that needs ten servers, outside of make soak.
+func soaking(t *testing.T) {
+	t.Helper()
+	if os.Getenv("AUTHSVC_SOAK") == "" {
+		t.Skip("make soak runs it")
+	}
+}
+
+// survives loses a master, and wants the counters back, by its replica, within the minute that await waits.
+func survives(t *testing.T, s *redisstore.Store, harm func() error) {
+	t.Helper()
+	for i := range 50 {
+		for range 3 {
+			settle(t, patient{s}, limit.Failed, network(fmt.Sprint(i)))
+		}
+	}
+	if err := harm(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	slowest, failed, away := time.Duration(0), 0, 0
+	await(t, "all counters answer", func() bool {
+		all := true
+		for i := range 50 {
+			asked := time.Now()
+			_, err := s.Settle(t.Context(), []limit.Count{network(fmt.Sprint(i)), account(fmt.Sprint(i))}, limit.Released)
+			slowest = max(slowest, time.Since(asked))
+			switch {
+			case err == nil:
+				continue
+			case errors.Is(err, redisstore.ErrAway):
+				away++
+			default:
+				failed++
+			}
+			all = false
+		}
+		return all && (failed > 0 || time.Since(began) > 10*time.Second)
+	})
+	t.Logf("back after %v; %d calls failed, the slowest in %v, %d were not made", time.Since(began), failed, slowest, away)
+	if slowest > swift {
+		t.Errorf("a call took %v", slowest)
+	}
+	for i := range 50 {
+		if settle(t, patient{s}, limit.Failed, network(fmt.Sprint(i)))[0] == 0 {
+			t.Errorf("the failures of network %d are lost, which its replica had", i)
+		}
+	}
+}
+
+func TestACluster(t *testing.T) {
+	t.Parallel()
+	soaking(t)
+	cert, err := redistest.NewCertificates(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := redistest.StartCluster(t.Context(), cert, user(t))
+	kept(t, c, err)
+	o := signedIn(options(c.Addresses()...))
+	o.Mode, o.TLS = redisstore.Cluster, cert.Client()
+	if err := made(t, o).Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a, b := up(t, o), up(t, o)
+	t.Run("counters", func(t *testing.T) {
+		limittest.Run(t, func(*testing.T) [2]limit.Shared { return [2]limit.Shared{patient{a}, patient{b}} })
+	})
+	t.Run("hints and a failover", func(t *testing.T) {
+		heard := listen(t, b)
+		before := heard.Load()
+		await(t, "an announcement is heard", func() bool { a.Announce(); return heard.Load() > before })
+		survives(t, a, c.Nodes[0].Kill)
+		before = heard.Load()
+		await(t, "announcements are heard again", func() bool { a.Announce(); return heard.Load() > before })
+		if err := made(t, o).Start(t.Context()); err != nil {
+			t.Errorf("a start with a node away is refused: %v", err)
+		}
+	})
+	for _, n := range c.Nodes[1:] {
+		if said := cli(t, n, "ACL", "LOG"); said != "" {
+			t.Errorf("something was tried in vain:\n%s", said)
+		}
+	}
+	t.Run("the rights", func(t *testing.T) {
+		for _, n := range c.Nodes[1:] {
+			cli(t, n, "ACL", "SETUSER", "authsvc", "-cluster|slots")
+		}
+		refused(t, o, "redis.username", "cluster|slots")
+	})
+}
+
+func TestSentinels(t *testing.T) {
+	t.Parallel()
+	soaking(t)
+	g, err := redistest.StartSentinel(t.Context(), user(t, "+command", "+cluster|slots"))
+	kept(t, g, err)
+	o := signedIn(options(g.Addresses()...))
+	o.Mode, o.MasterName = redisstore.Sentinel, "main"
+	wrong := o
+	wrong.MasterName = "other"
+	refused(t, wrong, "redis.master_name", "other")
+	wrong = o
+	wrong.Mode, wrong.Addresses = redisstore.Single, wrong.Addresses[:1]
+	wrong.Username, wrong.Password = "", ""
+	refused(t, wrong, "redis.mode", "sentinel")
+	if err := made(t, o).Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a, b := up(t, o), up(t, o)
+	t.Run("counters", func(t *testing.T) {
+		limittest.Run(t, func(*testing.T) [2]limit.Shared { return [2]limit.Shared{patient{a}, patient{b}} })
+	})
+	t.Run("hints and a failover", func(t *testing.T) {
+		heard := listen(t, b)
+		survives(t, a, g.Master.Kill)
+		before := heard.Load()
+		await(t, "announcements are heard again", func() bool { a.Announce(); return heard.Load() > before })
+	})
+	for _, s := range g.Sentinels {
+		cli(t, s, "CONFIG", "SET", "requirepass", secret)
+	}
+	refused(t, o, "redis.sentinel_password_file")
+	o.SentinelPassword = secret
+	if err := made(t, o).Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
