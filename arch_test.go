@@ -92,7 +92,8 @@ type home struct {
 // homes holds every foreign module, and the packages of the standard library that have a place.
 var homes = []home{
 	{prefix: "github.com/lestrrat-go/jwx/v2", rooms: []string{"verify", "internal/keys"}, oneFile: true},
-	{prefix: "crypto/rand", rooms: []string{"internal/ids", "internal/keys", "bench/limits"}},
+	{prefix: "github.com/redis/go-redis/v9", rooms: []string{"internal/store/redisstore"}},
+	{prefix: "crypto/rand", rooms: []string{"internal/ids", "internal/keys", "internal/store/redistest", "bench/limits"}},
 	{prefix: "golang.org/x/crypto/argon2", rooms: []string{"internal/password", "bench/limits"}},
 	{prefix: "golang.org/x/text/secure/precis", rooms: []string{"internal/account", "internal/password"}},
 	{prefix: "database/sql", rooms: []string{"internal/store/sqlstore", "bench/limits"}},
@@ -300,7 +301,7 @@ func TestCheckCatchesWhatIsPlanted(t *testing.T) {
 		{"a package without a floor is refused", "internal/util", "a.go", "fmt",
 			"every package stands on a floor: give internal/util its line in arch_test.go"},
 		{"randomness has its home in ids and keys", "internal/session", "a.go", "crypto/rand",
-			"crypto/rand has its home in internal/ids and internal/keys and bench/limits"},
+			"crypto/rand has its home in internal/ids and internal/keys and internal/store/redistest and bench/limits"},
 		{"the JOSE library has its home in verify and keys", "internal/token", "a.go", "github.com/lestrrat-go/jwx/v2/jws",
 			"github.com/lestrrat-go/jwx/v2 has its home in verify and internal/keys"},
 		{"grpc stays at the doors", "internal/service", "a.go", "google.golang.org/grpc/codes",

@@ -36,6 +36,7 @@ import (
 	"github.com/authsvc/authsvc/internal/server/rpc"
 	"github.com/authsvc/authsvc/internal/service"
 	"github.com/authsvc/authsvc/internal/session"
+	"github.com/authsvc/authsvc/internal/store/redisstore"
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 	"github.com/authsvc/authsvc/internal/token"
 	"github.com/authsvc/authsvc/verify"
@@ -95,6 +96,7 @@ type App struct {
 	doors     *Doors
 	now       func() time.Time
 	db        *sqlstore.DB
+	redis     *redisstore.Store // nil where there is none
 	meter     *metrics
 	telemetry *telemetry
 	ring      *keys.Ring
@@ -136,20 +138,24 @@ func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer)
 		if err != nil && a.db != nil {
 			err = errors.Join(err, a.db.Close())
 		}
+		if err != nil && a.redis != nil {
+			err = errors.Join(err, a.redis.Close())
+		}
 	}()
 	for _, step := range []func(context.Context) error{
 		a.openTelemetry, // 1. so that everything after can count
-		a.openStore,     // 2. the authority
-		a.openSecrets,   // 3. key files; wrong ones stop here
-		a.buildTail,     // 4. the revocation log and the list in memory
-		a.buildRegister, // 5. which servers there are
-		a.buildKeys,     // 6. the ring; an empty database gets its keys
-		a.buildCore,     // 7. the use cases
-		a.buildGRPC,     // 8. the gRPC door
-		a.buildHTTP,     // 9. REST, OAuth, and what proxies ask
-		a.buildOps,      // 10. health and metrics
-		a.buildAdmin,    // 11. who watches, for operators
-		a.buildGauges,   // 12. figures read when somebody looks
+		a.openRedis,     // 2. what is lost without harm
+		a.openStore,     // 3. the authority
+		a.openSecrets,   // 4. key files; wrong ones stop here
+		a.buildTail,     // 5. the revocation log and the list in memory
+		a.buildRegister, // 6. which servers there are
+		a.buildKeys,     // 7. the ring; an empty database gets its keys
+		a.buildCore,     // 8. the use cases
+		a.buildGRPC,     // 9. the gRPC door
+		a.buildHTTP,     // 10. REST, OAuth, and what proxies ask
+		a.buildOps,      // 11. health and metrics
+		a.buildAdmin,    // 12. who watches, for operators
+		a.buildGauges,   // 13. figures read when somebody looks
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -172,7 +178,7 @@ func (a *App) openStore(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	o.Now = a.now
+	o.Now, o.Appended = a.now, a.announce
 	if a.db, err = sqlstore.Open(ctx, o); err != nil {
 		return err
 	}
@@ -193,6 +199,9 @@ func (a *App) buildTail(ctx context.Context) (err error) {
 	var hints []revocation.Hints
 	if h := a.db.Hints(); h != nil {
 		hints = append(hints, h)
+	}
+	if a.redis != nil {
+		hints = append(hints, a.redis)
 	}
 	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Every: a.db.TailEvery(), Hints: hints, Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log,
 		KeyRevoked: func() {
@@ -235,7 +244,7 @@ func (a *App) buildCore(ctx context.Context) (err error) {
 	if a.hasher, err = password.New(password.Options{Config: a.cfg.Password}); err != nil {
 		return err
 	}
-	if a.thr, err = limit.New(limit.Options{Config: a.cfg.Limits, Replicas: a.register.Live, Decided: a.meter.decided, Now: a.now}); err != nil {
+	if a.thr, err = limit.New(limit.Options{Config: a.cfg.Limits, Shared: a.shared(), Replicas: a.register.Live, Decided: a.meter.decided, Now: a.now}); err != nil {
 		return err
 	}
 	if a.clients, err = service.NewClients(a.db.Clients(), a.cfg.Issuer, a.now); err != nil {
@@ -384,6 +393,11 @@ func (a *App) buildAdmin(context.Context) error {
 }
 
 func (a *App) buildGauges(context.Context) error {
+	if a.redis != nil {
+		if err := a.meter.observe([]gauge{{"authsvc.redis.up", "", "1 while Redis is asked, 0 while it counts as away.", a.redisUp}}, nil); err != nil {
+			return err
+		}
+	}
 	return a.meter.observe([]gauge{
 		{"authsvc.revocation.position", "", "Newest row of the revocation log that this replica holds.", func() float64 { return float64(a.tail.Row()) }},
 		{"authsvc.schema.version", "", "Version of the database's schema that this replica works by.", func() float64 { return float64(a.db.SchemaVersion()) }},
@@ -487,5 +501,9 @@ func (a *App) Close() error {
 	if err := a.telemetry.close(a.meter); err != nil {
 		a.log.Warn("the last telemetry was not delivered", "error", err)
 	}
-	return errors.Join(a.doors.Close(), a.db.Close())
+	var cache error
+	if a.redis != nil {
+		cache = a.redis.Close()
+	}
+	return errors.Join(a.doors.Close(), a.db.Close(), cache)
 }

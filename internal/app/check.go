@@ -63,6 +63,9 @@ func checkFiles(cfg config.Config) []error {
 			problems = append(problems, named("secrets.refresh_keys_file", err))
 		}
 	}
+	if _, err := redisOptions(cfg); err != nil && !about(problems, "redis") {
+		problems = append(problems, err)
+	}
 	return problems
 }
 

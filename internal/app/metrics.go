@@ -24,9 +24,9 @@ type metrics struct {
 	provider *sdkmetric.MeterProvider
 	handler  http.Handler
 
-	logins, refreshes, revocations, introspections, proxies, limits, reloads, panics metric.Int64Counter
-	outcomes                                                                         map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
-	answers                                                                          map[string]metric.MeasurementOption // to proxies, for the same reason
+	logins, refreshes, revocations, introspections, proxies, limits, reloads, redisCalls, panics metric.Int64Counter
+	outcomes                                                                                     map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
+	answers                                                                                      map[string]metric.MeasurementOption // to proxies, for the same reason
 }
 
 func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
@@ -53,6 +53,7 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 		{&m.limits, "authsvc.login.limits", "Decisions about password attempts, by who decided: shared, the counters of all replicas, or process, this one's alone; and by what refused: account, network (IPv4 /24, IPv6 /64), site (IPv6 /48), or none."},
 		{&m.reloads, "authsvc.config.reloads", "Times that the configuration was read again, by outcome: ok, restart_needed where some of what changed needs one, refused where something was wrong and nothing changed."},
 		{&m.panics, "authsvc.panics", "Handlers that panicked."},
+		{&m.redisCalls, "authsvc.redis.calls", "Calls of Redis, by outcome: answered, failed (late, or by an error), or away: not made, since one before had failed."},
 	} {
 		if *c.into, err = meter.Int64Counter(c.name, metric.WithDescription(c.help)); err != nil {
 			return nil, err
@@ -137,6 +138,11 @@ func decisionOf(d limit.Decision) metric.MeasurementOption {
 		d.Refused = "none"
 	}
 	return metric.WithAttributeSet(attribute.NewSet(attribute.String("by", d.By), attribute.String("refused", d.Refused)))
+}
+
+// redisCalled counts a call of Redis.
+func (m *metrics) redisCalled(outcome string) {
+	m.redisCalls.Add(context.Background(), 1, outcomeOf(outcome))
 }
 
 // decided counts a decision of the throttle.

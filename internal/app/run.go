@@ -28,6 +28,9 @@ func (a *App) Run(ctx context.Context, listening func() error) error {
 			}
 		})
 	}
+	if a.redis != nil {
+		start("Redis", a.redis.Run)
+	}
 	start("revocation log", a.tail.Run)
 	start("register", a.register.Run) // which leaves when the loops end, after the drain
 	start("keys", a.ring.Run)

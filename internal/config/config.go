@@ -11,6 +11,7 @@ import (
 	"github.com/authsvc/authsvc/internal/limit"
 	"github.com/authsvc/authsvc/internal/password"
 	"github.com/authsvc/authsvc/internal/server/extauthz"
+	"github.com/authsvc/authsvc/internal/store/redisstore"
 )
 
 // Config is everything that `authsvc serve` is told.
@@ -27,6 +28,8 @@ type Config struct {
 	Admin Admin `yaml:"admin"`
 	// Database is where accounts, clients, sessions, keys and the revocation log live.
 	Database Database `yaml:"database"`
+	// Redis counts failed sign-ins for all servers on one PostgreSQL, and tells them of revocations; see redis.md.
+	Redis Redis `yaml:"redis"`
 	// Secrets names the files that hold the key-encryption keys and the refresh keys.
 	Secrets Secrets `yaml:"secrets"`
 	// Gateway is what the HTTP listener trusts.
@@ -155,6 +158,7 @@ func Default() Config {
 		ForwardAuth: extauthz.DefaultConfig(),
 		Keys:        keys.DefaultConfig(),
 		Password:    password.DefaultConfig(),
+		Redis:       Redis{Mode: redisstore.Single},
 		Limits:      limit.DefaultConfig(),
 		Session:     Session{MaxPerAccount: 100},
 		Log:         Log{Level: "info", Format: "auto"},

@@ -51,6 +51,7 @@ func (c Config) Validate() error {
 	p.distinct(c)
 	p.admin(c.Admin)
 	p.database(c.Database)
+	p.redis(c)
 	p.secret("secrets.key_encryption_keys", c.Secrets.KeyEncryptionKeysFile, c.Secrets.KeyEncryptionKeys)
 	p.secret("secrets.refresh_keys", c.Secrets.RefreshKeysFile, c.Secrets.RefreshKeys)
 	if f := c.Secrets.RefreshKeysFile; f != "" && f == c.Secrets.KeyEncryptionKeysFile {

@@ -76,6 +76,7 @@ type Store struct {
 const (
 	dialTimeout  = time.Second
 	replyTimeout = time.Second
+	connections  = 8 // to a server: a count takes less than a millisecond, and a handshake more than many counts
 )
 
 // New makes a Store; it connects to nothing yet.
@@ -115,7 +116,7 @@ func (s *Store) connect() redis.UniversalClient {
 		SentinelUsername: s.o.SentinelUsername, SentinelPassword: s.o.SentinelPassword, TLSConfig: s.o.TLS,
 		MaxRetries: -1, DialTimeout: dialTimeout, DialerRetries: 1, DialerRetryTimeout: 10 * time.Millisecond,
 		ReadTimeout: replyTimeout, WriteTimeout: replyTimeout, PoolTimeout: replyTimeout, ContextTimeoutEnabled: true,
-		PipelinePoolSize: -1, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10, DisableIdentity: true,
+		PoolSize: connections, PipelinePoolSize: -1, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10, DisableIdentity: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}}
 	switch s.o.Mode {
 	case Cluster:

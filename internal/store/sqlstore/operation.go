@@ -41,6 +41,7 @@ type tx struct {
 	connection
 	now     time.Time // the operation's time, in whole microseconds
 	entries []entry   // of the revocation log, appended last of all
+	grew    bool      // they were appended
 }
 
 type entry struct {
@@ -53,7 +54,7 @@ type entry struct {
 // once, so it changes nothing but the database. A call that waits longer than its context or OpTimeout is Unavailable.
 func write[T any](ctx context.Context, db *DB, l locks, fn func(*tx) (T, error)) (T, error) {
 	if db.pg != nil {
-		return operate(ctx, db.pg, db.pg.source, l, fn)
+		return operate(ctx, db, db.pg.source, l, fn)
 	}
 	return queued(ctx, db, false, fn)
 }
@@ -89,7 +90,7 @@ func mend(ctx context.Context, db *DB, l locks, fn func(*tx) error) error {
 	if db.pg == nil {
 		return change(ctx, db, l, fn)
 	}
-	_, err := operate(ctx, db.pg, db.pg.tail, l, func(t *tx) (struct{}, error) { return struct{}{}, fn(t) })
+	_, err := operate(ctx, db, db.pg.tail, l, func(t *tx) (struct{}, error) { return struct{}{}, fn(t) })
 	return err
 }
 
@@ -109,7 +110,7 @@ func (t *tx) finish() error {
 			return err
 		}
 	}
-	t.entries = nil
+	t.entries, t.grew = nil, true
 	return nil
 }
 

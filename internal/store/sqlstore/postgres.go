@@ -103,8 +103,9 @@ func lost(ctx context.Context, conn *pgxpool.Conn, err error) error {
 }
 
 // operate runs one operation in a transaction.
-func operate[T any](ctx context.Context, p *pool, from *pgxpool.Pool, l locks, fn func(*tx) (T, error)) (T, error) {
+func operate[T any](ctx context.Context, db *DB, from *pgxpool.Pool, l locks, fn func(*tx) (T, error)) (T, error) {
 	var v, zero T
+	p, grew := db.pg, false
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	err := p.retry(ctx, from, func(conn *pgxpool.Conn) error {
@@ -122,10 +123,14 @@ func operate[T any](ctx context.Context, p *pool, from *pgxpool.Pool, l locks, f
 			c.rollback()
 			return lost(ctx, conn, err)
 		}
+		grew = t.grew
 		return c.commit()
 	})
 	if err != nil {
 		return zero, translate(err)
+	}
+	if grew {
+		db.news()
 	}
 	return v, nil
 }

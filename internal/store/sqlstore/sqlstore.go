@@ -48,6 +48,8 @@ type Options struct {
 	Password string
 	// Now is SQLite's clock; time.Now if nil. PostgreSQL has its own.
 	Now func() time.Time
+	// Appended is called after each commit of this DB that appended to the revocation log, if it is there. It must not block.
+	Appended func()
 	// OpTimeout is the most that one call waits, whatever its context says; 5 s if zero.
 	OpTimeout time.Duration
 
@@ -75,6 +77,7 @@ type DB struct {
 	timeout time.Duration
 	words   *dialect
 	memory  bool
+	news    func() // Options.Appended, or nothing
 	epoch   [16]byte
 
 	pg      *pool // nil for SQLite
@@ -112,7 +115,10 @@ func open(ctx context.Context, o Options, create bool) (*DB, error) {
 	if o.OpTimeout <= 0 {
 		o.OpTimeout = 5 * time.Second
 	}
-	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory, hearFor: cmp.Or(o.heardFor, hearFor)}
+	db := &DB{now: o.Now, timeout: o.OpTimeout, memory: o.Path == Memory, hearFor: cmp.Or(o.heardFor, hearFor), news: o.Appended}
+	if db.news == nil {
+		db.news = func() {}
+	}
 	var err error
 	if db.words, err = words(o); err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ type writer struct {
 	db      *DB
 	source  *sql.DB
 	t       *lite // nil until connected, and after a connection was given up
+	grew    bool  // the batch appended to the revocation log
 	queue   chan *op
 	quit    chan struct{}
 	stopped chan struct{}
@@ -140,6 +141,7 @@ func (w *writer) run() {
 // commit runs a batch in one transaction and answers its members after the COMMIT. Where the transaction as a whole
 // fails, every member fails, the refused ones too: they may have been refused for what another member had written.
 func (w *writer) commit(batch []*op) {
+	w.grew = false
 	err := w.begin()
 	if err == nil {
 		var wrote bool
@@ -152,6 +154,9 @@ func (w *writer) commit(batch []*op) {
 			_ = w.rollback()
 		} else if wrote {
 			w.db.commits.Add(1)
+			if w.grew {
+				w.db.news()
+			}
 		}
 	}
 	for _, o := range batch {
@@ -182,6 +187,7 @@ func (w *writer) runAll(batch []*op) (wrote bool, err error) {
 		}
 		o.err = translate(safely(o.run, t))
 		wrote = wrote || o.err == nil && !o.read
+		w.grew = w.grew || o.err == nil && t.grew
 		if alone {
 			return wrote, nil
 		}
