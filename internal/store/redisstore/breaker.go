@@ -130,7 +130,7 @@ func (b *breaker) hold(ctx context.Context) (long bool) {
 
 // rest waits for a pause, more or less, so that replicas do not ask in step; or until ctx ends.
 func rest(ctx context.Context, pause time.Duration) {
-	timer := time.NewTimer(pause*3/4 + rand.N(pause/2)) //nolint:gosec // no secret
+	timer := time.NewTimer(pause*3/4 + rand.N(pause/2))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

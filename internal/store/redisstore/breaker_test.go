@@ -69,10 +69,10 @@ func TestD01ACallTakesFiftyMillisecondsAtMostAndAfterThatNothing(t *testing.T) {
 			if took, err := c.call(t.Context()); took != 0 || !errors.Is(err, redisstore.ErrAway) {
 				t.Fatalf("the next one takes %v and ends with %v", took, err)
 			}
-			time.Sleep(10 * time.Millisecond) //nolint:forbidigo // the bubble's clock
+			time.Sleep(10 * time.Millisecond)
 		}
 		c.off.Store(false)
-		time.Sleep(3 * time.Second) //nolint:forbidigo // the bubble's clock
+		time.Sleep(3 * time.Second)
 		if took, err := c.call(t.Context()); took != 0 || err != nil {
 			t.Fatalf("once Redis is back a call takes %v and ends with %v", took, err)
 		}
@@ -88,7 +88,7 @@ func TestProbesComeOneAtATimeAndEverMoreSlowly(t *testing.T) {
 		if _, err := c.call(t.Context()); err == nil {
 			t.Fatal("a call of a silent Redis is answered")
 		}
-		time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock
+		time.Sleep(time.Minute)
 		synctest.Wait()
 		if n := len(c.probes); n < 25 || n > 40 {
 			t.Errorf("%d probes in a minute, each of which waits for a second", n)
@@ -103,7 +103,7 @@ func TestProbesComeOneAtATimeAndEverMoreSlowly(t *testing.T) {
 			t.Errorf("it was told %d times that Redis went away, and %d times that it is back", c.gone.Load(), c.again.Load())
 		}
 		c.off.Store(false)
-		time.Sleep(10 * time.Second) //nolint:forbidigo // the bubble's clock
+		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if c.gone.Load() != 1 || c.again.Load() != 1 {
 			t.Errorf("after its return it was told %d times that Redis went away, and %d times that it is back", c.gone.Load(), c.again.Load())
@@ -117,7 +117,7 @@ func TestARedisThatComesAndGoesIsSpokenOfOnce(t *testing.T) {
 		c := newCircuit(t)
 		for range 600 { // a minute in which probes go well and calls do not
 			_ = c.Call(t.Context(), func(context.Context) (string, error) { return "key", errors.New("OOM") })
-			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // the bubble's clock
+			time.Sleep(100 * time.Millisecond)
 		}
 		if c.gone.Load() != 1 || c.again.Load() != 0 {
 			t.Errorf("it was told %d times that Redis went away, and %d times that it is back", c.gone.Load(), c.again.Load())
@@ -153,7 +153,7 @@ func TestAFailureOfACallFromBeforeDoesNotCountAfterIt(t *testing.T) {
 		}()
 		synctest.Wait()
 		_ = c.Call(t.Context(), func(context.Context) (string, error) { return "key", errors.New("broken") })
-		time.Sleep(time.Second) //nolint:forbidigo // the bubble's clock
+		time.Sleep(time.Second)
 		close(late)
 		<-done
 		if !c.Up() {

@@ -39,7 +39,7 @@ func TestWhatIsAppendedIsToldAfterItsCommit(t *testing.T) {
 				t.Fatal(err)
 			}
 			want(1, "a revocation")
-			if err := db.Revocations().Append(t.Context(), journal.Journal{Revokes: []journal.Revoke{{Kind: "none", ID: "x"}}}); err == nil {
+			if err := db.Revocations().Append(t.Context(), journal.Journal{Revokes: []journal.Revocation{{Kind: "none", ID: "x"}}}); err == nil {
 				t.Fatal("an unknown kind is appended")
 			}
 			want(1, "one that failed")
