@@ -25,7 +25,7 @@ const CheckFor = 20 * time.Second
 
 // CheckSetup says everything that is wrong with a setup before a server starts by it, each problem in a line that begins with its setting:
 // what CheckConfig says, certificates that clients will refuse, another server on the same SQLite file, and, unless it is offline,
-// a database that cannot be reached or used, or whose keys and sessions the key files do not open. It changes nothing. A database
+// a database that cannot be reached or used, or whose keys and sessions the key files do not open, and a Redis that the settings do not fit. It changes nothing. A database
 // that is empty, or of an older schema, is none of it.
 func CheckSetup(ctx context.Context, cfg config.Config, offline bool) error {
 	problems := checkFiles(cfg)
@@ -34,6 +34,9 @@ func CheckSetup(ctx context.Context, cfg config.Config, offline bool) error {
 		ctx, cancel := context.WithTimeout(ctx, CheckFor)
 		defer cancel()
 		problems = append(problems, checkAlone(cfg), checkDatabase(ctx, cfg, problems))
+		if !about(problems, "redis") {
+			problems = append(problems, checkRedis(ctx, cfg))
+		}
 	}
 	return errors.Join(problems...)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 
@@ -55,23 +57,43 @@ func (a *App) redisUp() float64 {
 	return 0
 }
 
+// checkRedis says what Redis itself finds wrong with the settings; that it is away is none of it.
+func checkRedis(ctx context.Context, cfg config.Config) error {
+	if len(cfg.Redis.Addresses) == 0 {
+		return nil
+	}
+	o, err := redisOptions(cfg)
+	if err != nil {
+		return err
+	}
+	o.Logger = slog.New(slog.DiscardHandler)
+	s, err := redisstore.New(o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.Start(ctx), s.Close())
+}
+
 // redisOptions says where Redis is, with the passwords and certificates that stand in files.
 func redisOptions(cfg config.Config) (redisstore.Options, error) {
 	c := cfg.Redis
 	o := redisstore.Options{Addresses: c.Addresses, Mode: c.Mode, MasterName: c.MasterName, Username: c.Username, SentinelUsername: c.SentinelUsername, Issuer: cfg.Issuer}
 	for _, f := range []struct {
 		setting, path string
+		value         config.Secret
 		into          *string
-	}{{"redis.password_file", c.PasswordFile, &o.Password}, {"redis.sentinel_password_file", c.SentinelPasswordFile, &o.SentinelPassword}} {
-		if f.path == "" {
+	}{{"redis.password", c.PasswordFile, c.Password, &o.Password},
+		{"redis.sentinel_password", c.SentinelPasswordFile, c.SentinelPassword, &o.SentinelPassword}} {
+		if f.path == "" && f.value == "" {
 			continue
 		}
-		text, err := privateFile(f.path)
+		s := from(f.path, f.value, f.setting)
+		text, err := s.read()
 		if err != nil {
-			return o, named(f.setting, err)
+			return o, named(f.setting+"_file", err)
 		}
 		if *f.into = strings.TrimRight(string(text), "\r\n"); *f.into == "" {
-			return o, fmt.Errorf("%s: %s is empty", f.setting, f.path)
+			return o, fmt.Errorf("%s_file: %s is empty", f.setting, s.name)
 		}
 	}
 	if !c.Secure() {

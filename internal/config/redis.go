@@ -23,10 +23,14 @@ type Redis struct {
 	Username string `yaml:"username"`
 	// PasswordFile holds the user's password, as text, mode 0600 or 0400; none if Redis asks for none.
 	PasswordFile string `yaml:"password_file"`
+	// Password is the same as a value; for those whose platform hands secrets over so.
+	Password Secret `env:"password"`
 	// SentinelUsername is the user at the Sentinels themselves; their default user if empty.
 	SentinelUsername string `yaml:"sentinel_username"`
 	// SentinelPasswordFile holds that user's password, like password_file; none if the Sentinels ask for none.
 	SentinelPasswordFile string `yaml:"sentinel_password_file"`
+	// SentinelPassword is the same as a value.
+	SentinelPassword Secret `env:"sentinel_password"`
 	// TLS is always used unless all addresses are loopback ones; there it is used if a file is named.
 	TLS RedisTLS `yaml:"tls"`
 }
@@ -53,8 +57,8 @@ func (r Redis) Secure() bool {
 func (p *problems) redis(c Config) {
 	r := c.Redis
 	if len(r.Addresses) == 0 {
-		for _, s := range []struct{ name, value string }{{"master_name", r.MasterName}, {"username", r.Username}, {"password_file", r.PasswordFile},
-			{"sentinel_username", r.SentinelUsername}, {"sentinel_password_file", r.SentinelPasswordFile}, {"tls.ca_file", r.TLS.CAFile},
+		for _, s := range []struct{ name, value string }{{"master_name", r.MasterName}, {"username", r.Username}, {"password_file", r.PasswordFile + string(r.Password)},
+			{"sentinel_username", r.SentinelUsername}, {"sentinel_password_file", r.SentinelPasswordFile + string(r.SentinelPassword)}, {"tls.ca_file", r.TLS.CAFile},
 			{"tls.cert_file", r.TLS.CertFile}, {"tls.key_file", r.TLS.KeyFile}} {
 			if s.value != "" {
 				p.add("redis."+s.name, "is for redis.addresses, which is not set")
@@ -72,8 +76,8 @@ func (p *problems) redis(c Config) {
 		}
 	}
 	p.redisMode(r)
-	p.redisUser("redis.username", r.Username, "redis.password_file", r.PasswordFile)
-	p.redisUser("redis.sentinel_username", r.SentinelUsername, "redis.sentinel_password_file", r.SentinelPasswordFile)
+	p.redisUser("redis.username", r.Username, "redis.password", r.PasswordFile, r.Password)
+	p.redisUser("redis.sentinel_username", r.SentinelUsername, "redis.sentinel_password", r.SentinelPasswordFile, r.SentinelPassword)
 	p.redisTLS(r.TLS)
 }
 
@@ -89,20 +93,20 @@ func (p *problems) redisMode(r Redis) {
 		return
 	}
 	for _, s := range []struct{ name, value string }{{"redis.master_name", r.MasterName}, {"redis.sentinel_username", r.SentinelUsername},
-		{"redis.sentinel_password_file", r.SentinelPasswordFile}} {
+		{"redis.sentinel_password_file", r.SentinelPasswordFile + string(r.SentinelPassword)}} {
 		if s.value != "" {
 			p.add(s.name, "is for the mode sentinel alone, and redis.mode is %s", r.Mode)
 		}
 	}
 }
 
-// redisUser checks a name and the file of its password: without one nobody signs in.
-func (p *problems) redisUser(setting, name, fileSetting, file string) {
+// redisUser checks a name and where its password stands: without one nobody signs in.
+func (p *problems) redisUser(setting, name, password, file string, value Secret) {
 	switch {
-	case file != "":
-		p.keyFile(fileSetting, file)
+	case file != "" || value != "":
+		p.secret(password, file, value)
 	case name != "":
-		p.add(fileSetting, "is required beside %s", setting)
+		p.add(password+"_file", "is required beside %s", setting)
 	}
 }
 

@@ -58,6 +58,12 @@ func TestRedisIsValidated(t *testing.T) {
 			c.Redis.Username, c.Redis.PasswordFile = "authsvc", write(t, filepath.Join(dir, "redis"), "geheim", 0o400)
 		}, ""},
 		{"a user without one", func(_ *testing.T, c *config.Config, _ string) { c.Redis.Username = "authsvc" }, "redis.password_file: is required beside redis.username"},
+		{"a password in the environment", func(_ *testing.T, c *config.Config, _ string) {
+			c.Redis.Username, c.Redis.Password = "authsvc", "geheim"
+		}, ""},
+		{"a password in two places", func(t *testing.T, c *config.Config, dir string) {
+			c.Redis.Password, c.Redis.PasswordFile = "geheim", write(t, filepath.Join(dir, "redis"), "geheim", 0o400)
+		}, "redis.password_file: stands beside AUTHSVC_REDIS_PASSWORD"},
 		{"a password that others may read", func(t *testing.T, c *config.Config, dir string) {
 			c.Redis.PasswordFile = write(t, filepath.Join(dir, "redis"), "geheim", 0o644)
 		}, "redis.password_file: "},

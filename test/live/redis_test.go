@@ -124,6 +124,9 @@ func TestThreeReplicasOnOneRedis(t *testing.T) {
 	}
 	s.withRedis(t, fmt.Sprintf("redis: {addresses: [%q], username: authsvc, password_file: %q}\nlimits: {network_failures: 20}\ngateway: {trusted_proxies: [127.0.0.1/32]}\n", s.w.address, file))
 	s.refusesToStart(t, "redis.password_file")
+	if out, err := command("", "config", "check", "-config", s.config); err == nil || !strings.Contains(out, "redis.password_file") {
+		t.Errorf("the check of this configuration ends with %v: %s", err, out)
+	}
 	if err := os.WriteFile(file, []byte("horse-battery-staple\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
