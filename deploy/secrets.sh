@@ -35,7 +35,14 @@ pair() {
 
 whole kek.json keys '"1"'
 whole refresh.json keys 1
-for name in database postgres replication; do whole "$name-password" openssl rand -hex 24; done
+for name in database postgres replication redis; do whole "$name-password" openssl rand -hex 24; done
+
+# Redis keeps a hash of the password, and lets nobody else in; docs/redis.md says what each right is for.
+users() {
+  echo 'user default off'
+  echo "user authsvc on #$(tr -d '\n' <redis-password | openssl dgst -sha256 -r | cut -d' ' -f1) ~authsvc:* &authsvc:* -@all +eval +evalsha +get +set +del +time +publish +subscribe +ping"
+}
+whole redis-users.acl users
 
 whole ca.key ecKey
 whole ca.crt certify -key ca.key -subj "/CN=authsvc's own authority" -addext basicConstraints=critical,CA:TRUE,pathlen:0 \
@@ -45,4 +52,5 @@ public=$here
 for name in "$@"; do public+=",DNS:$name"; done
 pair authsvc "DNS:authsvc,$here"
 pair postgres "DNS:postgres,$here"
+pair redis "DNS:redis,$here"
 pair nginx "$public"

@@ -22,7 +22,8 @@ const (
 	grpcPort    = 1
 	primaryPort = 40
 	standbyPort = 41
-	lastPort    = 50
+	redisPort   = 50
+	lastPort    = redisPort
 )
 
 // longestDir keeps the paths of the replicas' admin sockets within the 107 bytes of a Unix socket's.
@@ -55,7 +56,7 @@ func newLayout(dir, shipped, authsvc string, first int) (*layout, error) {
 	if _, err := os.Stat(l.authsvc); err != nil {
 		return nil, fmt.Errorf("-authsvc: %w", err)
 	}
-	for _, d := range []string{l.dir, l.path("log"), l.path("pid"), l.path("nginx")} {
+	for _, d := range []string{l.dir, l.path("log"), l.path("pid"), l.path("nginx"), l.path("redis")} {
 		if err := os.MkdirAll(d, 0o711); err != nil { //nolint:gosec // PostgreSQL, which is never root, passes through
 			return nil, err
 		}
@@ -94,7 +95,7 @@ func (l *layout) lock() (release func(), err error) {
 
 // portsFree looks before anything is started, so that a port in use is the first thing that is said.
 func (l *layout) portsFree() error {
-	used := map[int]string{restPort: "nginx", grpcPort: "nginx", primaryPort: "PostgreSQL", standbyPort: "the standby"}
+	used := map[int]string{restPort: "nginx", grpcPort: "nginx", primaryPort: "PostgreSQL", standbyPort: "the standby", redisPort: "Redis"}
 	for n := 1; n <= replicas; n++ {
 		for i := range 3 {
 			used[10*n+i] = "replica " + strconv.Itoa(n)

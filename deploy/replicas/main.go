@@ -1,6 +1,6 @@
 // Command replicas runs authsvc as people run it, on one machine and on loopback alone: three replicas on a PostgreSQL with a
-// synchronous standby, behind nginx. Everything it makes is in one folder, and a second start finds it there. The configurations of
-// the replicas and of nginx are those of deploy/compose, with other addresses and folders.
+// synchronous standby, with Redis, behind nginx. Everything it makes is in one folder, and a second start finds it there. The configurations of
+// the replicas, of nginx and of Redis are those of deploy/compose, with other addresses and folders.
 package main
 
 import (
@@ -28,7 +28,7 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("replicas", flag.ContinueOnError)
 	dir := flags.String("dir", ".replicas", "the `folder` that holds everything")
-	port := flags.Int("port", 18000, "the first of 51 `ports`, of which 14 are used")
+	port := flags.Int("port", 18000, "the first of 51 `ports`, of which 15 are used")
 	shipped := flags.String("deploy", "deploy", "the `folder` of the configurations that we ship")
 	authsvc := flags.String("authsvc", "bin/authsvc", "the `program`")
 	if err := flags.Parse(args); err != nil {
@@ -80,6 +80,7 @@ func (c *cluster) start(ctx context.Context) error {
 	}{
 		{"secrets", c.makeSecrets},
 		{"PostgreSQL and its standby", c.startPostgres},
+		{"Redis", c.startRedis},
 		{"three replicas", c.startReplicas},
 		{"the demo account and its clients", c.makeDemo},
 		{"nginx", c.startNginx},
@@ -97,7 +98,7 @@ func (c *cluster) say() {
 	fmt.Fprintf(c.out, `
 three replicas are ready
   REST  %[1]s    gRPC  %[2]s    both by nginx; the authority of all certificates is %[3]s
-  replicas: https://127.0.0.1:%[4]d, :%[5]d and :%[6]d; PostgreSQL: 127.0.0.1:%[7]d, its standby :%[8]d
+  replicas: https://127.0.0.1:%[4]d, :%[5]d and :%[6]d; PostgreSQL: 127.0.0.1:%[7]d, its standby :%[8]d; Redis: :%[15]d
   the demo account and its clients: %[9]s (mode 0600); logs: %[10]s
 
 Sign in, at whichever replica nginx chooses:
@@ -114,5 +115,5 @@ Kill one and go on; it is started again after %[13]s:
   kill -9 $(cat %[14]s)
 Ctrl-C stops everything and keeps it; the next start goes on with it.
 `, c.demo.HTTP, c.demo.GRPC, c.demo.CAFile, c.port(10), c.port(20), c.port(30), c.port(primaryPort), c.port(standbyPort),
-		c.path("demo.json"), c.path("log"), c.authsvc, c.config(1), restartAfter, c.path("pid", "replica-2"))
+		c.path("demo.json"), c.path("log"), c.authsvc, c.config(1), restartAfter, c.path("pid", "replica-2"), c.port(redisPort))
 }

@@ -38,6 +38,34 @@ func (c *cluster) makeSecrets(ctx context.Context) error {
 	return err
 }
 
+func (c *cluster) startRedis(ctx context.Context) error {
+	redis, err := program("redis-server")
+	if err != nil {
+		return err
+	}
+	text, err := c.rendered("compose/redis.conf", "tls-port 6379", "bind 127.0.0.1\ntls-port "+strconv.Itoa(c.port(redisPort)),
+		"/run/secrets/", c.path("secrets")+"/", "dir /tmp", "dir "+c.path("redis"))
+	if err != nil {
+		return err
+	}
+	conf := c.path("redis", "redis.conf")
+	if err := os.WriteFile(conf, text, 0o600); err != nil {
+		return err
+	}
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	return c.group.run(ctx, spec{name: "Redis", args: []string{redis, conf}, dir: c.path("redis"), env: environ(), log: c.path("log", "redis.log"), pid: c.path("pid", "redis"),
+		signal: syscall.SIGTERM}, func(ctx context.Context) error {
+		conn, err := (&tls.Dialer{Config: client.Transport.(*http.Transport).TLSClientConfig}).DialContext(ctx, "tcp", c.address(redisPort))
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
 // startReplicas configures the replicas and starts them together.
 func (c *cluster) startReplicas(ctx context.Context) error {
 	issuer, err := c.issuer()
@@ -52,7 +80,7 @@ func (c *cluster) startReplicas(ctx context.Context) error {
 			"https://localhost:8443", issuer,
 			`":8080"`, strconv.Quote(c.address(10*n)), `":9090"`, strconv.Quote(c.address(10*n+1))+"\n  reflection: true", `"127.0.0.1:9091"`, strconv.Quote(c.address(10*n+2)),
 			"@postgres:5432/", "@"+c.address(primaryPort)+","+c.address(standbyPort)+"/",
-			"172.30.77.10/32", "127.0.0.1/32",
+			"redis:6379", c.address(redisPort), "172.30.77.10/32", "127.0.0.1/32",
 			"/run/secrets/", c.path("secrets")+"/", "/run/authsvc/", c.replicaDir(n)+"/")
 		if err != nil {
 			return err
@@ -76,6 +104,10 @@ func (c *cluster) startReplicas(ctx context.Context) error {
 	for range replicas {
 		err = errors.Join(err, <-started)
 	}
+	if err != nil {
+		return err
+	}
+	_, err = c.operate(ctx, "", "migrate", "up", "-config", c.config(1)) // what an older program left here; it holds up nobody
 	return err
 }
 

@@ -82,7 +82,7 @@ type cluster struct {
 // lacking ends a test for want of something that this machine has not: it is skipped, except where everything is required.
 func lacking(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{"nginx", "openssl"} {
+	for _, name := range []string{"nginx", "openssl", "redis-server"} {
 		if _, err := exec.LookPath(name); err != nil {
 			if _, err := os.Stat("/usr/sbin/" + name); err != nil {
 				skip(t, name)
@@ -309,6 +309,13 @@ func TestThreeReplicasServeAsOne(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// Redis is there for all of them, with the rights that it takes, and the doctor is content.
+	for n := 1; n <= 3; n++ {
+		if up := c.metric(t, n, "authsvc_redis_up"); up != "1" {
+			t.Errorf("replica %d has authsvc_redis_up %q", n, up)
+		}
+	}
+	c.doctor(t)
 	c.goesOnWithoutOne(t, feed, in["refresh_token"])
 	cancel()
 	<-followed
@@ -326,7 +333,7 @@ func TestThreeReplicasServeAsOne(t *testing.T) {
 	// It stops, leaves nothing running, and the next start goes on with all of it.
 	session := c.login(t, c.HTTP)
 	pids := map[string]int{}
-	for _, name := range []string{"primary", "standby", "replica-1", "replica-2", "replica-3", "nginx"} {
+	for _, name := range []string{"primary", "standby", "redis", "replica-1", "replica-2", "replica-3", "nginx"} {
 		pids[name] = c.pid(t, name)
 	}
 	c.stop(t)
@@ -341,6 +348,45 @@ func TestThreeReplicasServeAsOne(t *testing.T) {
 	c = start(t, dir, c.port)
 	if code, said := c.refresh(t, c.HTTP, session["refresh_token"]); code != http.StatusOK {
 		t.Errorf("a session from before the stop: %d %v", code, said)
+	}
+}
+
+// metric gives a figure that a replica exports without labels.
+func (c *cluster) metric(t *testing.T, n int, name string) string {
+	t.Helper()
+	resp, err := http.Get("http://127.0.0.1:" + strconv.Itoa(c.port+10*n+2) + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name); ok && (rest[0] == ' ' || rest[0] == '{') {
+			fields := strings.Fields(rest)
+			return fields[len(fields)-1]
+		}
+	}
+	return ""
+}
+
+// doctor finds nothing that has to be mended, and commits that wait for the standby.
+func (c *cluster) doctor(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(programs, "authsvc"), "doctor", "-o", "json", "-config", filepath.Join(c.dir, "replica-1", "authsvc.yaml")).CombinedOutput()
+	if err != nil {
+		t.Errorf("doctor: %v %s", err, out)
+	}
+	var found []struct{ Check, Level, Found string }
+	if err := json.Unmarshal(out, &found); err != nil || len(found) < 8 {
+		t.Fatalf("doctor: %v %s", err, out)
+	}
+	for _, f := range found {
+		if f.Level != "ok" && f.Check != "postgresql" { // which notes that there is no archive
+			t.Errorf("doctor: %+v", f)
+		}
 	}
 }
 

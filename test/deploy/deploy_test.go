@@ -148,7 +148,7 @@ func TestComposeMountsWhatIsThere(t *testing.T) {
 	}
 	mentioned := regexp.MustCompile(`/run/secrets/([a-zA-Z0-9._-]+)`)
 	for name, s := range c.Services {
-		text := strings.Join(s.Command, " ")
+		text := strings.Join(append(s.Command, s.Health.Test...), " ")
 		for _, value := range s.Environ {
 			text += " " + value
 		}
@@ -413,8 +413,10 @@ func TestTheUnitIsSoundAndNarrow(t *testing.T) {
 	if err := os.Mkdir(dropIn, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dropIn, "postgresql.conf"), []byte(read(t, root+"/deploy/systemd/postgresql.conf")), 0o644); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"postgresql.conf", "redis.conf"} {
+		if err := os.WriteFile(filepath.Join(dropIn, name), []byte(read(t, root+"/deploy/systemd/"+name)), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	write(text)
 	if out, err := verify(); err != nil || strings.Contains(out, unit) {
