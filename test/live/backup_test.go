@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/authsvc/authsvc/verify"
 )
@@ -210,5 +211,62 @@ func TestARestoreFindsAServerEvenOfAWreck(t *testing.T) {
 	}
 	s.kill(t)
 	operate(t, "", args...)
+	start(t, dir).login(t)
+}
+
+// TestD12ARestoreThatIsKilledLeavesTheOldDatabaseOrTheNew kills it at one moment after the other.
+func TestD12ARestoreThatIsKilledLeavesTheOldDatabaseOrTheNew(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := start(t, dir)
+	s.login(t)
+	s.stop(t)
+	path := filepath.Join(dir, "authsvc.db")
+	backup := filepath.Join(dir, "backup.db")
+	operate(t, "", "backup", "-dir", dir, backup)
+	begun := time.Now()
+	operate(t, "", "restore", "-dir", dir, "-yes", "-replace", "-keep-sessions", backup)
+	took := time.Since(begun)
+	forget := func() { // the database is an old one again, and the disabled account tells it from a new one
+		operate(t, "", "account", "disable", "-dir", dir, s.Username)
+		db := database(t, dir)
+		run(t, db, `DELETE FROM audit WHERE event = 'restore'`)
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget()
+	restored, killed := 0, 0
+	for i := range 24 {
+		cmd := process("restore", "-dir", dir, "-yes", "-replace", backup)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		death := time.AfterFunc(took*time.Duration(i+2)/10, func() { _ = cmd.Process.Kill() })
+		err := cmd.Wait()
+		death.Stop()
+		whole := strings.Contains(operate(t, "", "audit", "list", "-dir", dir, "-event", "restore"), "kept nothing")
+		account := operate(t, "", "account", "show", "-dir", dir, s.Username)
+		if disabled := strings.Contains(account, "disabled"); whole == disabled {
+			t.Fatalf("killed after %v it left something between: %s", took*time.Duration(i+2)/10, account)
+		}
+		if err == nil && !whole {
+			t.Error("it succeeded and restored nothing")
+		}
+		if err != nil {
+			killed++
+		}
+		if whole {
+			restored++
+			forget()
+		}
+		for _, left := range []string{".restoring", ".restoring-wal", ".restoring-shm", ".restoring-journal"} {
+			if err := os.Remove(path + left); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Logf("of 24 restores %d were killed, and %d took place", killed, restored)
+	operate(t, "", "restore", "-dir", dir, "-yes", "-replace", backup)
 	start(t, dir).login(t)
 }
