@@ -52,6 +52,7 @@ func checks() []check {
 		{"postgresql", true, lookAtServer},
 		{"replication", true, lookAtReplication},
 		{"connections", true, lookAtConnections},
+		{"redis", false, lookAtRedis},
 		{"clock", true, lookAtClock},
 		{"servers", true, lookAtInstances},
 		{"signing keys", true, lookAtKeys},

@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"strings"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/authsvc/authsvc/internal/instance"
 	"github.com/authsvc/authsvc/internal/revocation"
+	"github.com/authsvc/authsvc/internal/store/redisstore"
 )
 
 // oldKnowledge is from when on an accept by what a watcher or a server knows counts as stale.
@@ -101,4 +104,37 @@ func judgeInstance(i instance.Instance, now time.Time, head revocation.Page) (fo
 		found = append(found, skew...)
 	}
 	return found
+}
+
+func lookAtRedis(ctx context.Context, e *examined) []Finding {
+	switch {
+	case len(e.cfg.Redis.Addresses) > 0:
+	case e.cfg.Database.URL == "":
+		return nil // SQLite has one server, which needs none
+	default:
+		return []Finding{finding(LevelNote, "redis.addresses: there is none: each server counts failed sign-ins by itself, against its share of the limits", "with several servers, a Redis counts for all of them")}
+	}
+	o, err := redisOptions(e.cfg)
+	if err != nil {
+		return []Finding{finding(LevelProblem, err.Error(), "mend this setting: no server starts with it")}
+	}
+	o.Logger = slog.New(slog.DiscardHandler)
+	s, err := redisstore.New(o)
+	if err != nil {
+		return []Finding{finding(LevelProblem, named("redis", err).Error(), "mend these settings: no server starts with them")}
+	}
+	begun := time.Now()
+	err = s.Check(ctx)
+	took := time.Since(begun)
+	if closed := s.Close(); err == nil {
+		err = closed
+	}
+	var setting *redisstore.SettingError
+	switch {
+	case errors.As(err, &setting):
+		return []Finding{finding(LevelProblem, err.Error(), "mend this setting: no server starts with it")}
+	case err != nil:
+		return []Finding{finding(LevelWarning, "redis.addresses: Redis is away: "+err.Error(), "start it; meanwhile each server counts failed sign-ins by itself, against its share of the limits, and nothing is lost")}
+	}
+	return []Finding{fine("Redis does all that it is asked for, within %v", took.Round(100*time.Microsecond))}
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/authsvc/authsvc/internal/store/redistest"
 )
 
 // diagnosis is what the doctor finds, by check.
@@ -86,6 +88,7 @@ func TestD07D16TheDoctorOnPostgreSQL(t *testing.T) {
 	d.says(t, "postgresql", "note", "archive_mode is off")
 	d.says(t, "replication", "note", "no standby is connected")
 	d.says(t, "clock", "ok")
+	d.says(t, "redis", "note", "redis.addresses")
 	d.says(t, "servers", "ok", "runs since")
 	d.says(t, "signing keys", "ok", "follows")
 	d.says(t, "feed", "note", "admin.socket")
@@ -282,4 +285,54 @@ func TestD18TheDoctorOnSQLite(t *testing.T) {
 	if out, err := command("", "doctor", "-config", settings); err == nil || !strings.Contains(out, "surprise") {
 		t.Errorf("an unknown setting: %q, %v", out, err)
 	}
+}
+
+func TestD01TheDoctorOnRedis(t *testing.T) {
+	t.Parallel()
+	r, err := redistest.Start(t.Context(), "user authsvc on >horse-battery-staple ~authsvc:* &authsvc:* -@all +eval +evalsha +get +set +del +time +publish +subscribe +ping",
+		"user mean on >horse-battery-staple ~authsvc:* &authsvc:* -@all +get +set +ping")
+	if errors.Is(err, redistest.ErrMissing) {
+		lacking(t, "%v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	dir, _ := stopped(t)
+	file := filepath.Join(dir, "redis-password")
+	password := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	as := func(user string) diagnosis {
+		t.Helper()
+		return examine(t, "-config", configure(t, dir, plain+fmt.Sprintf("redis: {addresses: [%q], username: %s, password_file: %q}\n", r.Address(), user, file)))
+	}
+	password("horse-battery-staple")
+	as("authsvc").says(t, "redis", "ok", "all that it is asked for")
+	as("mean").says(t, "redis", "problem", "redis.")
+	password("wrong")
+	d := as("authsvc")
+	d.says(t, "redis", "problem", "redis.password_file")
+	if strings.Contains(d.text, "wrong") || strings.Contains(d.text, "staple") {
+		t.Errorf("a password stands in %s", d.text)
+	}
+	password("horse-battery-staple")
+	if err := r.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	as("authsvc").says(t, "redis", "warning", "away")
+	if err := r.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	as("authsvc").says(t, "redis", "warning", "away")
 }
