@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -61,8 +62,8 @@ func (c *Clock) Advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// Run runs the whole suite. open gives a new empty store for each test and closes it with the test.
-func Run(t *testing.T, open func(*testing.T) Stores) {
+// Run runs the whole suite, or only some groups of it. open gives a new empty store for each test and closes it with the test.
+func Run(t *testing.T, open func(*testing.T) Stores, only ...string) {
 	for _, group := range []struct {
 		name  string
 		cases []testCase
@@ -82,6 +83,9 @@ func Run(t *testing.T, open func(*testing.T) Stores) {
 		{"text", textCases},
 		{"instances", instanceCases},
 	} {
+		if len(only) > 0 && !slices.Contains(only, group.name) {
+			continue
+		}
 		for _, c := range group.cases {
 			t.Run(group.name+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
