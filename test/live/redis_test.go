@@ -276,7 +276,7 @@ func (s shared) without(t *testing.T) {
 			}
 		}
 		s.up(t, 0)
-		if code := s.attempt(t, s.s[0], "nobody", "wrong password", "192.0.2.1"); code != http.StatusUnauthorized {
+		if code := s.attempt(t, s.s[0], "nobody-"+name, "wrong password", "192.0.2.1"); code != http.StatusUnauthorized {
 			t.Errorf("D01: %s: a failed login is answered with %d", name, code)
 		}
 		late, _ := serveBy(t, s.config, s.s[0].dev, "http") // starts without Redis

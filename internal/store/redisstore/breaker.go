@@ -24,9 +24,10 @@ var errAway = errors.New("redisstore: Redis is away")
 // breaker lets calls through while Redis answers them. One failure is enough to take it for away: then calls fail at once, and run asks by itself,
 // once at a time and ever more slowly, until it has an answer. No caller waits for a probe.
 type breaker struct {
-	probe func(ctx context.Context, key string) error // asks for what the key needs
-	away  func(error)                                 // tells that it went away
-	back  func()                                      // tells that it is back
+	within time.Duration                               // of a call
+	probe  func(ctx context.Context, key string) error // asks for what the key needs
+	away   func(error)                                 // tells that it went away
+	back   func()                                      // tells that it is back
 
 	turns atomic.Int64 // how often it went up or away: it is up where that is odd
 	told  atomic.Bool  // the last that was told is that it is away
@@ -37,8 +38,8 @@ type breaker struct {
 	err error
 }
 
-func newBreaker(probe func(context.Context, string) error, away func(error), back func()) *breaker {
-	return &breaker{probe: probe, away: away, back: back, trip: make(chan struct{}, 1)}
+func newBreaker(within time.Duration, probe func(context.Context, string) error, away func(error), back func()) *breaker {
+	return &breaker{within: within, probe: probe, away: away, back: back, trip: make(chan struct{}, 1)}
 }
 
 func (b *breaker) up() bool { return b.turns.Load()%2 == 1 }
@@ -49,7 +50,7 @@ func (b *breaker) call(ctx context.Context, make func(context.Context) (key stri
 	if turn%2 == 0 {
 		return errAway
 	}
-	own, cancel := context.WithTimeout(ctx, callTimeout)
+	own, cancel := context.WithTimeout(ctx, b.within)
 	defer cancel()
 	key, err := make(own)
 	if err != nil && ctx.Err() == nil {

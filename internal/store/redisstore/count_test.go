@@ -20,7 +20,7 @@ func TestTheSharedLimits(t *testing.T) {
 	t.Parallel()
 	s := server(t)
 	limittest.Run(t, func(t *testing.T) [2]limit.Shared {
-		return [2]limit.Shared{patient{up(t, options(s.Address()))}, patient{up(t, options(s.Address()))}}
+		return [2]limit.Shared{up(t, redisstore.Patient(options(s.Address()))), up(t, redisstore.Patient(options(s.Address())))}
 	})
 }
 
@@ -63,7 +63,7 @@ func settle(t *testing.T, s limit.Shared, o limit.Outcome, counts ...limit.Count
 func TestASignInIsOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	p := between(t, server(t).Address())
-	s := patient{up(t, options(p.address))}
+	s := patient{up(t, redisstore.Patient(options(p.address)))}
 	settle(t, s, limit.Failed, account("warm"), network("warm"))
 	before := p.sent.Load()
 	settle(t, s, limit.Failed, account("ada"), network("a"), network("b"))
@@ -75,7 +75,7 @@ func TestASignInIsOneRoundTrip(t *testing.T) {
 func TestNoNameStandsInRedisInClear(t *testing.T) {
 	t.Parallel()
 	r := server(t)
-	s := patient{up(t, options(r.Address()))}
+	s := patient{up(t, redisstore.Patient(options(r.Address())))}
 	settle(t, s, limit.Failed, account("ada"), network("192.0.2.0/24"))
 	keys := cli(t, r, "KEYS", "*")
 	if strings.Contains(keys, "ada") || strings.Contains(keys, "192.0.2") || strings.Count(keys, "authsvc:") != 2 {
@@ -88,7 +88,7 @@ func TestNoNameStandsInRedisInClear(t *testing.T) {
 	}
 	o := options(r.Address())
 	o.Issuer = "https://other.example.com"
-	if other := (patient{up(t, o)}); settle(t, other, limit.Failed, account("ada"))[0] != 0 || cli(t, r, "DBSIZE") != "3" {
+	if other := (patient{up(t, redisstore.Patient(o))}); settle(t, other, limit.Failed, account("ada"))[0] != 0 || cli(t, r, "DBSIZE") != "3" {
 		t.Error("another installation on the same Redis counts with this one")
 	}
 }
@@ -96,7 +96,7 @@ func TestNoNameStandsInRedisInClear(t *testing.T) {
 func TestD02FlushedRedisHasLostCountersAndNothingElse(t *testing.T) {
 	t.Parallel()
 	r := server(t)
-	s := patient{up(t, options(r.Address()))}
+	s := patient{up(t, redisstore.Patient(options(r.Address())))}
 	for range 3 {
 		settle(t, s, limit.Failed, network("a"))
 	}
@@ -121,7 +121,7 @@ func TestD02FlushedRedisHasLostCountersAndNothingElse(t *testing.T) {
 
 func TestD03CancelledCallsNeverGetAnothersAnswer(t *testing.T) {
 	t.Parallel()
-	s := patient{up(t, options(server(t).Address()))}
+	s := patient{up(t, redisstore.Patient(options(server(t).Address())))}
 	const keys = 32
 	for i := range keys {
 		for range i % 2 * 3 { // every other key is refused from now on
@@ -188,7 +188,7 @@ func TestD03AnAnswerToSomethingElseIsNone(t *testing.T) {
 					return "-ERR unknown command\r\n"
 				}
 			})
-			s := patient{up(t, options(address))}
+			s := patient{up(t, redisstore.Patient(options(address)))}
 			lie.Store(true)
 			if _, err := s.Settle(t.Context(), []limit.Count{network("a")}, limit.Failed); err == nil != c.ok {
 				t.Errorf("the error is %v", err)
@@ -200,7 +200,7 @@ func TestD03AnAnswerToSomethingElseIsNone(t *testing.T) {
 func TestD16AClockOfRedisThatGoesBackForgetsNothingAndHoldsNobody(t *testing.T) {
 	t.Parallel()
 	r := server(t)
-	s := patient{up(t, options(r.Address()))}
+	s := patient{up(t, redisstore.Patient(options(r.Address())))}
 	hour := time.Hour.Microseconds()
 	now := time.Now().UnixMicro()
 	a, n := limit.Count{Key: "account", Rule: limit.Rule{Free: 3, MaxDelay: time.Minute}}, limit.Count{Key: "network", Rule: limit.Rule{Free: 3, Window: 2 * time.Second}}
@@ -218,7 +218,7 @@ func TestD16AClockOfRedisThatGoesBackForgetsNothingAndHoldsNobody(t *testing.T) 
 
 func TestAChangedWindowStartsAnew(t *testing.T) {
 	t.Parallel()
-	s := patient{up(t, options(server(t).Address()))}
+	s := patient{up(t, redisstore.Patient(options(server(t).Address())))}
 	long, short := network("a"), network("a")
 	short.Rule.Window = time.Minute
 	for range 3 {

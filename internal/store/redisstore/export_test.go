@@ -1,6 +1,9 @@
 package redisstore
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Breaker is breaker for tests.
 type Breaker struct{ *breaker }
@@ -10,7 +13,7 @@ var ErrAway = errAway
 
 // NewBreaker makes one.
 func NewBreaker(probe func(context.Context, string) error, away func(error), back func()) *Breaker {
-	return &Breaker{newBreaker(probe, away, back)}
+	return &Breaker{newBreaker(callTimeout, probe, away, back)}
 }
 
 // Call is call.
@@ -23,6 +26,12 @@ func (b *Breaker) Run(ctx context.Context) { b.run(ctx) }
 
 // Up is up.
 func (b *Breaker) Up() bool { return b.up() }
+
+// Patient lets calls take a busy machine as long as they do.
+func Patient(o Options) Options {
+	o.within = 10 * time.Second
+	return o
+}
 
 // Name is the key in Redis that a count has.
 func (s *Store) Name(key string) string { return s.name(key) }

@@ -4,6 +4,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -48,6 +49,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Called is told how every call ended, if it is there: one of Outcomes.
 	Called func(outcome string)
+
+	within time.Duration // tests: instead of callTimeout
 }
 
 // The outcomes of a call. None of them tells what was counted.
@@ -103,7 +106,7 @@ func New(o Options) (*Store, error) {
 	sum := sha256.Sum256([]byte(o.Issuer))
 	s := &Store{o: o, script: redis.NewScript(settle), prefix: "authsvc:" + hex.EncodeToString(sum[:8]) + ":", news: make(chan struct{}, 1)}
 	s.client = s.connect()
-	s.breaker = newBreaker(s.probe, func(err error) {
+	s.breaker = newBreaker(cmp.Or(o.within, callTimeout), s.probe, func(err error) {
 		o.Logger.Warn("Redis is away: every server counts failed sign-ins by itself, and hears of revocations by the database alone", "error", explain(err))
 	}, func() { o.Logger.Info("Redis is back: failed sign-ins are counted for all servers") })
 	return s, nil
