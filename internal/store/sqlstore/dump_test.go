@@ -53,7 +53,7 @@ func loaded(t *testing.T, engine string) sqlstore.Options {
 	return sqlstore.Driven(o, o.Now)
 }
 
-// beside opens a database as a program of some version that does not migrate it.
+// besideServer opens a database as a program of some version that does not migrate it.
 func besideServer(t *testing.T, o sqlstore.Options, version int) *sqlstore.DB {
 	t.Helper()
 	db, err := sqlstore.OpenExisting(t.Context(), sqlstore.AtSchema(o, version))

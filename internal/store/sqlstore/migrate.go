@@ -3,7 +3,6 @@ package sqlstore
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -44,30 +43,26 @@ type extent struct {
 }
 
 // extent reads how far the schema is, by one statement after the other.
-func (d *dialect) extent(one func(query string) scanner) (extent, error) {
-	for _, table := range []string{"schema_version", "schema_steps"} {
-		var tables int
-		if err := one(fmt.Sprintf(d.table, table)).Scan(&tables); err != nil {
-			return extent{}, fmt.Errorf("sqlstore: this is not a database of authsvc: %w", err)
+func (d *dialect) extent(one func(query string) scanner) (e extent, err error) {
+	var there [2]int
+	for i, table := range []string{"schema_version", "schema_steps"} {
+		if err := one(fmt.Sprintf(d.table, table)).Scan(&there[i]); err != nil {
+			return e, fmt.Errorf("sqlstore: this is not a database of authsvc: %w", err)
 		}
-		var e extent
-		switch {
-		case tables > 0 && table == "schema_version":
-			continue
-		case tables > 0:
-			if err := one(`SELECT MAX(version) FROM schema_steps`).Scan(&e.version); err != nil {
-				return extent{}, schemaProblem(err)
-			}
-		case table == "schema_version":
-			return extent{empty, 0}, nil
-		}
-		if err := one(`SELECT version FROM schema_version`).Scan(&e.oldest); err != nil {
-			return extent{}, schemaProblem(err)
-		}
-		e.version = max(e.version, e.oldest)
-		return e, nil
 	}
-	return extent{}, errors.New("sqlstore: unreachable")
+	if there[0] == 0 {
+		return extent{empty, 0}, nil
+	}
+	if there[1] > 0 {
+		if err := one(`SELECT MAX(version) FROM schema_steps`).Scan(&e.version); err != nil {
+			return e, schemaProblem(err)
+		}
+	}
+	if err := one(`SELECT version FROM schema_version`).Scan(&e.oldest); err != nil {
+		return e, schemaProblem(err)
+	}
+	e.version = max(e.version, e.oldest)
+	return e, nil
 }
 
 func schemaProblem(err error) error {
