@@ -35,8 +35,8 @@ soak: ## what takes chance and hours: 200 kills, counts of thousands, long races
 run: ## a server to try, with a demo account
 	go run ./cmd/authsvc serve -dev
 
-DIR  ?= .replicas
-PORT ?= 18000
+DIR  = .replicas
+PORT = 18000
 
 replicas: ## three replicas, PostgreSQL with a standby, Redis and nginx, in DIR, on loopback from PORT on; Ctrl-C ends them
 	deploy/replicas/install

@@ -351,7 +351,7 @@ func TestTheImageIsBuiltFromAllItNeeds(t *testing.T) {
 			allowed[name] = true
 		}
 	}
-	cmd := exec.Command("go", "list", "-deps", "-f", "{{if .Module}}{{if .Module.Main}}{{.Dir}}{{end}}{{end}}", "./cmd/authsvc")
+	cmd := exec.Command("go", "list", "-deps", "-f", "{{if .Module}}{{if .Module.Main}}{{range .GoFiles}}{{$.Dir}}/{{.}}\n{{end}}{{range .EmbedFiles}}{{$.Dir}}/{{.}}\n{{end}}{{end}}{{end}}", "./cmd/authsvc")
 	cmd.Dir = root
 	out, err := cmd.Output()
 	if err != nil {
@@ -362,10 +362,16 @@ func TestTheImageIsBuiltFromAllItNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	used := map[string]bool{"go.mod": true, "go.sum": true}
-	for dir := range strings.Lines(string(out)) {
-		rel, err := filepath.Rel(top, strings.TrimSpace(dir))
+	for file := range strings.Lines(string(out)) {
+		if file = strings.TrimSpace(file); file == "" {
+			continue
+		}
+		rel, err := filepath.Rel(top, file)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if strings.Contains(rel, "/testdata/") || strings.HasSuffix(rel, "_test.go") {
+			t.Errorf(".dockerignore leaves out %s", rel)
 		}
 		used[strings.Split(rel, "/")[0]] = true
 	}
