@@ -83,7 +83,7 @@ type Restored struct {
 	Epoch        string `json:"epoch"`
 	KeptKeys     bool   `json:"kept_keys"`
 	KeptSessions bool   `json:"kept_sessions"`
-	Ended        int    `json:"ended_sessions"`   // at once; a sweep of the server ends what is beyond a thousand, which is dead already
+	Ended        int    `json:"ended_sessions"`   // those of the backup; the server marks them as ended bit by bit, and the cut-off has ended them already
 	Signer       string `json:"signer,omitempty"` // the kid of the new one
 }
 
@@ -168,7 +168,10 @@ func (r *Restore) invalidate(ctx context.Context, db *sqlstore.DB, done *Restore
 	if err != nil {
 		return err
 	}
-	if done.Ended, err = revocations.Restored(ctx, caller, hex.EncodeToString(before[:]), r.o.KeepKeys, r.o.KeepSessions); err != nil {
+	if !r.o.KeepSessions {
+		done.Ended = r.r.Copy().Sessions
+	}
+	if err = revocations.Restored(ctx, caller, hex.EncodeToString(before[:]), r.o.KeepKeys, r.o.KeepSessions); err != nil {
 		return err
 	}
 	if r.o.KeepKeys {

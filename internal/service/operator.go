@@ -102,8 +102,8 @@ func (s *Revocations) Everything(ctx context.Context, caller Caller) (int, error
 const EventRestore = "restore"
 
 // Restored records that this database was a backup, and what of it was let live. Unless the sessions are kept, it cuts off every
-// session and token, those too that began after the backup was made, and gives how many sessions that ended.
-func (s *Revocations) Restored(ctx context.Context, caller Caller, epoch string, keepKeys, keepSessions bool) (int, error) {
+// session and token, those too that began after the backup was made.
+func (s *Revocations) Restored(ctx context.Context, caller Caller, epoch string, keepKeys, keepSessions bool) error {
 	kept := "keys and sessions"
 	switch {
 	case !keepKeys && !keepSessions:
@@ -117,7 +117,8 @@ func (s *Revocations) Restored(ctx context.Context, caller Caller, epoch string,
 	if !keepSessions {
 		j.Ends = []journal.End{{All: true, Reason: journal.EndedByOperator}}
 	}
-	return s.end(ctx, j)
+	_, err := s.end(ctx, j)
+	return err
 }
 
 func revoked(caller Caller, what, id string) journal.Journal {
