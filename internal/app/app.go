@@ -203,7 +203,7 @@ func (a *App) buildTail(ctx context.Context) (err error) {
 	if a.redis != nil {
 		hints = append(hints, a.redis)
 	}
-	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Every: a.db.TailEvery(), Hints: hints, Issuer: a.cfg.Issuer, List: a.list, Now: a.now, Logger: a.log,
+	if a.tail, err = revocation.New(revocation.Options{Store: a.db.Revocations(), Every: a.db.TailEvery(), Hints: hints, Issuer: a.cfg.Issuer, List: a.list, Now: a.storeNow, Logger: a.log,
 		KeyRevoked: func() {
 			if a.ring != nil { // nil while New still builds; Bootstrap reads the set then
 				a.ring.Nudge()
@@ -244,7 +244,7 @@ func (a *App) buildCore(ctx context.Context) (err error) {
 	if a.hasher, err = password.New(password.Options{Config: a.cfg.Password}); err != nil {
 		return err
 	}
-	if a.thr, err = limit.New(limit.Options{Config: a.cfg.Limits, Shared: a.shared(), Replicas: a.register.Live, Decided: a.meter.decided, Now: a.now}); err != nil {
+	if a.thr, err = limit.New(limit.Options{Config: a.cfg.Limits, Shared: a.shared(), Replicas: a.register.Live, Decided: a.meter.decided, Now: a.storeNow}); err != nil {
 		return err
 	}
 	if a.clients, err = service.NewClients(a.db.Clients(), a.cfg.Issuer, a.now); err != nil {
@@ -257,7 +257,7 @@ func (a *App) buildCore(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	anyAudience, err := verify.New(verify.Options{Issuer: a.cfg.Issuer, AnyAudience: true, Keys: a.ring, Revocations: a.list, Now: a.now})
+	anyAudience, err := verify.New(verify.Options{Issuer: a.cfg.Issuer, AnyAudience: true, Keys: a.ring, Revocations: a.list, Now: a.storeNow})
 	if err != nil {
 		return err
 	}
@@ -278,6 +278,15 @@ func (a *App) buildCore(ctx context.Context) (err error) {
 	}
 	a.accounts, err = service.NewAccounts(a.db.Accounts(), a.db.Revocations(), a.hasher, password.NewPolicy(), a.thr, a.tail)
 	return err
+}
+
+// storeNow is the store's time. What expires does so by that, on every replica at once, though a machine's clock is wrong; a revocation
+// at a replica whose clock runs ahead would else find the token expired, and write nothing.
+func (a *App) storeNow() time.Time {
+	if a.clients == nil { // New still builds
+		return a.now()
+	}
+	return a.clients.Now()
 }
 
 // bootTime counts the time that the machine slept, too.
@@ -309,11 +318,11 @@ func (a *App) buildGRPC(context.Context) error {
 }
 
 func (a *App) buildHTTP(context.Context) error {
-	own, err := verify.New(verify.Options{Issuer: a.cfg.Issuer, Audiences: []string{a.cfg.Issuer}, Keys: a.ring, Revocations: a.list, Now: a.now})
+	own, err := verify.New(verify.Options{Issuer: a.cfg.Issuer, Audiences: []string{a.cfg.Issuer}, Keys: a.ring, Revocations: a.list, Now: a.storeNow})
 	if err != nil {
 		return err
 	}
-	if a.feed, err = rpc.NewHub(rpc.HubOptions{Log: a.tail, Issuer: a.cfg.Issuer, KeySet: a.ring.JWKS}); err != nil {
+	if a.feed, err = rpc.NewHub(rpc.HubOptions{Log: a.tail, Issuer: a.cfg.Issuer, KeySet: a.ring.JWKS, Now: a.storeNow}); err != nil {
 		return err
 	}
 	door, err := rpc.New(rpc.Options{SignIn: a.signIn, Tokens: a.tokens, Clients: a.clients, Sessions: a.sessions, Accounts: a.accounts, Feed: a.feed,
@@ -425,7 +434,7 @@ func (a *App) keyAge() float64 {
 	s := a.ring.Status()
 	for _, k := range s.Set.Keys {
 		if k.ID == s.Signer && !k.ActivatedAt.IsZero() {
-			return a.now().Sub(k.ActivatedAt).Seconds()
+			return a.storeNow().Sub(k.ActivatedAt).Seconds()
 		}
 	}
 	return 0
@@ -434,7 +443,7 @@ func (a *App) keyAge() float64 {
 func (a *App) pendingKeyAge() float64 {
 	for _, k := range a.ring.Status().Set.Keys {
 		if k.State == keys.Pending {
-			return a.now().Sub(k.PublishedAt).Seconds()
+			return a.storeNow().Sub(k.PublishedAt).Seconds()
 		}
 	}
 	return 0

@@ -15,7 +15,7 @@ func (a *App) openToProxies(door *rpc.Door, routes map[string]http.Handler) erro
 		return nil
 	}
 	proxies, err := extauthz.New(extauthz.Options{Config: a.cfg.ForwardAuth, Issuer: a.cfg.Issuer, Keys: a.ring, Revocations: a.list,
-		Fresh: a.tail.Fresh, Status: rpc.StatusOf, Observe: a.meter.proxied, Logger: a.log, Now: a.now})
+		Fresh: a.tail.Fresh, Status: rpc.StatusOf, Observe: a.meter.proxied, Logger: a.log, Now: a.storeNow})
 	if err != nil {
 		return err
 	}

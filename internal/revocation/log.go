@@ -16,12 +16,12 @@ import (
 
 // Options are what New needs.
 type Options struct {
-	Store  Store         // required
-	Issuer string        // required: part of every target
-	List   *verify.List  // required: the list that this process's verifiers ask
-	Every  time.Duration // between looks at the store; 20 ms by default
-	Hints  []Hints       // what makes it look at once; may be empty
-	Now    func() time.Time
+	Store  Store            // required
+	Issuer string           // required: part of every target
+	List   *verify.List     // required: the list that this process's verifiers ask
+	Every  time.Duration    // between looks at the store; 20 ms by default
+	Hints  []Hints          // what makes it look at once; may be empty
+	Now    func() time.Time // by which entries expire: the store's time; time.Now by default
 	Logger *slog.Logger
 	// KeyRevoked is called after a signing key's entry was read, so that the key ring looks again at once. May be nil.
 	KeyRevoked func()

@@ -143,6 +143,9 @@ func (s *Clients) storeTime(at time.Time) time.Time {
 	return s.storeAt.Add(at.Sub(s.asOf))
 }
 
+// Now gives the store's time, as storeTime does: what replicas judge expiry by, whatever the clock of their machine says.
+func (s *Clients) Now() time.Time { return s.storeTime(s.now()) }
+
 // MaxClientID is the longest client id, in bytes.
 const MaxClientID = 128
 

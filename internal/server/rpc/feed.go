@@ -35,6 +35,8 @@ type HubOptions struct {
 	Start time.Duration
 	// MaxWatchers and MaxPerClient bound who may watch at once, in all and of one client; 10,000 and 1,000 by default.
 	MaxWatchers, MaxPerClient int
+	// Now is the store's time, which heartbeats tell: a verifier that is told a later one never goes back. Nil: time.Now.
+	Now func() time.Time
 }
 
 const (
@@ -130,6 +132,9 @@ func NewHub(o HubOptions) (*Hub, error) {
 	}
 	if o.Every <= 0 {
 		o.Every = 20 * time.Millisecond
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.Beat <= 0 {
 		o.Beat = time.Second

@@ -155,7 +155,7 @@ func (v *watch) heartbeat(at *standing) error {
 	now := time.Now()
 	err := v.send(&authsvcv1.WatchTrustResponse{Event: &authsvcv1.WatchTrustResponse_Heartbeat{Heartbeat: &authsvcv1.TrustHeartbeat{
 		Cursor: at.view.Cursor.String(), Elapsed: durationpb.New(now.Sub(v.received)), Lag: durationpb.New(now.Sub(at.view.Known)),
-		ServerTime: timestamppb.New(now)}}})
+		ServerTime: timestamppb.New(v.hub.o.Now())}}})
 	if err == nil {
 		v.watcher.heard.Store(at)
 	}
