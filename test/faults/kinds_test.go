@@ -37,13 +37,17 @@ func ordinary() []kind {
 		{name: "D06 PostgreSQL restarted", lasts: time.Second, inject: restartPostgreSQL},
 		{name: "D07 PostgreSQL failed over", lasts: time.Second, inject: failOver, after: newStandby},
 		{name: "F17 connections cut and reset", lasts: 3 * time.Second, inject: cutConnections},
-		{name: "SIGSTOP of a verifying service", lasts: 5 * time.Second, inject: stopService, harmless: true},
+		{name: "D01 Redis killed", lasts: 3 * time.Second, inject: killRedis, harmless: true},
 	}
 }
 
 // kinds are all of them.
 func kinds() []kind {
 	return append(ordinary(),
+		kind{name: "D01 Redis slow", lasts: 5 * time.Second, inject: onRedis(func(l *link) { l.delay(2 * time.Second) }), harmless: true},
+		kind{name: "D01 Redis does not answer", lasts: 5 * time.Second, inject: onRedis((*link).stall), harmless: true},
+		kind{name: "D02 Redis flushed", inject: flushRedis, harmless: true},
+		kind{name: "SIGSTOP of a verifying service", lasts: 5 * time.Second, inject: stopService, harmless: true},
 		kind{name: "kill -9 of a verifying service", lasts: time.Second, inject: killService, harmless: true},
 		kind{name: "PostgreSQL slow", lasts: 6 * time.Second, inject: slowPostgreSQL},
 		kind{name: "D10 PostgreSQL out of connections", lasts: 5 * time.Second, inject: takeConnections},
@@ -120,7 +124,7 @@ func newStandby(ctx context.Context, x *trial) error {
 // links are all of the network.
 func (s *system) links() (all []*link) {
 	for _, r := range s.replicas {
-		all = append(all, r.http, r.grpc, r.db[0], r.db[1])
+		all = append(all, r.http, r.grpc, r.db[0], r.db[1], r.redis)
 	}
 	return all
 }
@@ -163,6 +167,26 @@ func slowPostgreSQL(_ context.Context, x *trial, _ *rand.Rand) (mend, error) {
 		l.delay(100 * time.Millisecond)
 	}
 	return mendAll(all...), nil
+}
+
+func killRedis(_ context.Context, x *trial, _ *rand.Rand) (mend, error) {
+	return x.redis.Run, x.redis.Kill()
+}
+
+func flushRedis(ctx context.Context, x *trial, _ *rand.Rand) (mend, error) {
+	_, err := x.redis.CLI(ctx, "FLUSHALL")
+	return func(context.Context) error { return nil }, err
+}
+
+func onRedis(spoil func(*link)) func(context.Context, *trial, *rand.Rand) (mend, error) {
+	return func(_ context.Context, x *trial, _ *rand.Rand) (mend, error) {
+		var all []*link
+		for _, r := range x.replicas {
+			spoil(r.redis)
+			all = append(all, r.redis)
+		}
+		return mendAll(all...), nil
+	}
 }
 
 func onADatabaseLink(spoil func(*link)) func(context.Context, *trial, *rand.Rand) (mend, error) {

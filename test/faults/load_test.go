@@ -430,26 +430,33 @@ func (l *load) guess(c *caller) {
 // final asks about everything once more, when all is well: what was told to be over still is, everywhere, and who was honest goes on.
 func (x *trial) final(ctx context.Context) (all []violation) {
 	c := x.caller("examiner", 0)
-	patient := func(ask func() outcome) (out outcome) {
+	silent := map[string]bool{} // who did not answer once is not waited for again
+	patient := func(whom string, ask func() outcome) (out outcome) {
+		ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+		defer cancel()
+		if silent[whom] {
+			return outAway
+		}
 		if err := await(ctx, "there is a verdict", func() bool { out = ask(); return out == outOK || out == outRefused }); err != nil {
+			silent[whom] = true
 			return outAway
 		}
 		return out
 	}
 	pause(ctx, introspectLag+500*time.Millisecond)
 	for n, h := range x.honest {
-		if out := patient(func() outcome { return x.renew(h).out }); out != outOK {
+		if out := patient(balancer, func() outcome { return x.renew(h).out }); out != outOK {
 			all = append(all, violation{ruleLasting, fmt.Sprintf("honest session %d, %s, is gone: %s", n, h.session, out), nil})
 		}
 	}
 	for _, e := range x.ended {
 		for _, r := range x.replicas {
-			if out := patient(func() outcome { return x.introspect(c, "", e.token, r) }); out != outRefused {
+			if out := patient(r.name(), func() outcome { return x.introspect(c, "", e.token, r) }); out != outRefused {
 				all = append(all, violation{ruleLasting, fmt.Sprintf("%s introspects %s as %s, whose end was answered", r.name(), e.token.id, out), nil})
 			}
 		}
 		for _, v := range x.services {
-			if out := patient(func() outcome { return x.call("", e.token, v, false) }); out != outRefused {
+			if out := patient(v.name, func() outcome { return x.call("", e.token, v, false) }); out != outRefused {
 				all = append(all, violation{ruleLasting, fmt.Sprintf("the service %s says %s of %s, whose end was answered", v.name, out, e.token.id), nil})
 			}
 		}
@@ -458,7 +465,7 @@ func (x *trial) final(ctx context.Context) (all []violation) {
 		}
 		session, gen := refreshToken(e.refresh)
 		r := request{method: "POST", url: "/v1/auth/refresh", body: map[string]any{"refresh_token": e.refresh, "client_id": appID}}
-		if out := patient(func() outcome { return x.do(c, event{Op: opRefresh, Session: session, Gen: gen}, r, noteTokens).out }); out != outRefused {
+		if out := patient(balancer, func() outcome { return x.do(c, event{Op: opRefresh, Session: session, Gen: gen}, r, noteTokens).out }); out != outRefused {
 			all = append(all, violation{ruleLasting, fmt.Sprintf("session %s, whose end was answered, is refreshed: %s", session, out), nil})
 		}
 	}

@@ -250,7 +250,9 @@ func (v *service) stop() error {
 	if v.child == nil {
 		return nil
 	}
-	return errors.Join(v.conn.Close(), v.child.kill(), v.stdin.Close())
+	err := errors.Join(v.conn.Close(), v.child.kill())
+	_ = v.stdin.Close() // its end may have closed it
+	return err
 }
 
 // ask makes one call.

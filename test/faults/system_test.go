@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/authsvc/authsvc/internal/store/pgtest"
+	"github.com/authsvc/authsvc/internal/store/redistest"
 	"github.com/authsvc/authsvc/test/soak"
 )
 
@@ -38,8 +39,9 @@ type system struct {
 	primary  int               // the slot of the one that is written to
 	disks    [2]string         // small ones of theirs; "" where there is none
 	password string            // the file of the database's password
-	operator [2]*link          // an operator's way to the databases, which no fault is in
-	config   string            // the operator's
+	redis    *redistest.Server
+	operator [2]*link // an operator's way to the databases, which no fault is in
+	config   string   // the operator's
 	replicas []*replica
 	nginx    *process
 	rest     string // nginx's address, REST
@@ -59,6 +61,7 @@ type replica struct {
 	ops        string
 	http, grpc *link // to it
 	db         [2]*link
+	redis      *link
 	log        *speech
 	starts     int
 }
@@ -76,7 +79,7 @@ func newSystem(t *testing.T) (*system, error) {
 	if _, err := exec.LookPath("nginx"); err != nil {
 		lacking(t, err)
 	}
-	if err := s.startDatabases(t); err != nil {
+	if err := errors.Join(s.startDatabases(t), s.startRedis(t)); err != nil {
 		return nil, err
 	}
 	for i := range s.operator {
@@ -146,6 +149,21 @@ func (s *system) startDatabases(t *testing.T) error {
 		}
 	}
 	s.pg[1], err = s.standby(t.Context(), 1)
+	return err
+}
+
+func (s *system) startRedis(t *testing.T) (err error) {
+	s.redis, err = redistest.Start(t.Context())
+	if errors.Is(err, redistest.ErrMissing) {
+		lacking(t, err)
+	}
+	if err == nil {
+		t.Cleanup(func() {
+			if err := s.redis.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	return err
 }
 
@@ -229,13 +247,14 @@ log: {format: json}
 
 func (s *system) newReplica(t *testing.T, n int) (*replica, error) {
 	r := &replica{number: n, log: &speech{}, binary: program, clock: filepath.Join(s.dir, fmt.Sprintf("clock-%d", n))}
-	for _, l := range []**link{&r.http, &r.grpc, &r.db[0], &r.db[1]} {
+	for _, l := range []**link{&r.http, &r.grpc, &r.db[0], &r.db[1], &r.redis} {
 		var err error
 		if *l, err = newLink(""); err != nil {
 			return nil, err
 		}
 		t.Cleanup((*l).close)
 	}
+	r.redis.lead(s.redis.Address())
 	for slot, pg := range s.pg {
 		r.db[slot].lead(fmt.Sprintf("127.0.0.1:%d", pg.Port))
 	}
@@ -245,7 +264,7 @@ func (s *system) newReplica(t *testing.T, n int) (*replica, error) {
 		}
 	})
 	var err error
-	r.config, err = s.write(fmt.Sprintf("replica-%d.yaml", n), s.settings(r.db))
+	r.config, err = s.write(fmt.Sprintf("replica-%d.yaml", n), s.settings(r.db)+fmt.Sprintf("redis: {addresses: [%q]}\n", r.redis.address()))
 	return r, err
 }
 
