@@ -168,7 +168,7 @@ func pod(t *testing.T, dir string, mode os.FileMode) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chmod(run, 0o777|os.ModeSetgid); err != nil { //nolint:gosec // as the kubelet makes it
+	if err := os.Chmod(run, 0o777|os.ModeSetgid); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -177,7 +177,7 @@ func pod(t *testing.T, dir string, mode os.FileMode) {
 func check(t *testing.T, program, dir, config string) (string, error) {
 	t.Helper()
 	path := filepath.Join(dir, "authsvc.yaml")
-	if err := os.WriteFile(path, []byte(strings.NewReplacer("/run/secrets/", filepath.Join(dir, "secrets")+"/", "/run/authsvc/", filepath.Join(dir, "authsvc")+"/").Replace(config)), 0o644); err != nil { //nolint:gosec // a ConfigMap is no secret
+	if err := os.WriteFile(path, []byte(strings.NewReplacer("/run/secrets/", filepath.Join(dir, "secrets")+"/", "/run/authsvc/", filepath.Join(dir, "authsvc")+"/").Replace(config)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), program, "config", "check", "-offline", "-config", path)
