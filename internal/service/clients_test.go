@@ -97,3 +97,36 @@ func TestALookOfACallerWhoLeftIsNotShared(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// timed is a store of clients whose time is not the process's.
+type timed struct {
+	client.Store
+	apart time.Duration
+}
+
+func (s timed) Revision(context.Context) (int64, time.Time, error) {
+	return 0, time.Now().Add(s.apart), nil
+}
+
+func (timed) List(context.Context, ids.Client, int) ([]client.Client, error) { return nil, nil }
+
+func TestD16TheTimeIsTheStores(t *testing.T) {
+	t.Parallel()
+	for name, apart := range map[string]time.Duration{
+		"the twin: one time": 0, "D16 an hour ahead of the store": -time.Hour, "D16 an hour behind it": time.Hour, "D16 a year ahead": -365 * 24 * time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				clients := must(service.NewClients(timed{apart: apart}, adminIssuer, time.Now))(t)
+				if err := clients.Refresh(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(3 * time.Second) // without another look
+				if got, want := clients.Now(), time.Now().Add(apart); !got.Equal(want) {
+					t.Errorf("it is %v, and at the store %v", got, want)
+				}
+			})
+		})
+	}
+}

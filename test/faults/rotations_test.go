@@ -239,7 +239,7 @@ func TestNoVerificationFailsThroughARotation(t *testing.T) {
 	want := soak.Count(100, 1000)
 	for len(x.signers) <= want {
 		x.mint(t, one(x.rng, x.rings)) // by what it knows from before
-		x.advance(t, time.Duration(60+x.rng.IntN(240))*time.Second)
+		x.advance(t, time.Duration(100+x.rng.IntN(400))*time.Second)
 		x.mint(t, one(x.rng, x.rings))
 		x.look(t)
 		x.turn(t)
