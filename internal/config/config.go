@@ -77,17 +77,14 @@ type GRPC struct {
 type Ops struct {
 	// Address is host:port; port 0 takes any free one.
 	Address string `yaml:"address"`
-	// PProf serves /debug/pprof; at a loopback address alone.
+	// PProf serves /debug/pprof.
 	PProf bool `yaml:"pprof"`
-	// Exposed allows an address beyond loopback, for probes and Prometheus on other machines. The listener has no authentication: a network of
-	// their own, or a firewall, must keep everybody else away.
-	Exposed bool `yaml:"exposed"`
 }
 
 // Admin is what the server tells operators on its own machine, such as who follows the trust feed.
 type Admin struct {
-	// Socket is a Unix socket that the server makes, for its own user and root alone, in a folder of the service's own,
-	// which is made if the one above it is there. Each server has its own. There is none if empty.
+	// Socket is a Unix socket that the server makes, for its own user and root alone; its folder must exist and be the service's
+	// own. Each server has its own. There is none if empty.
 	Socket string `yaml:"socket"`
 }
 
@@ -98,7 +95,7 @@ type Database struct {
 	// URL is a PostgreSQL database (13 or later), without a password: postgres://authsvc@db.example.com/authsvc?sslmode=verify-full.
 	// Several hosts may be named, with commas; the primary is taken. sslmode=verify-full is required unless the host is a loopback
 	// address or a socket's folder. Parameters: sslrootcert, sslcert, sslkey, search_path, pool_max_conns (four per core; two more
-	// follow the revocation log), connect_timeout.
+	// follow the revocation log), connect_timeout (2 s for each host).
 	URL string `yaml:"url"`
 	// PasswordFile holds the password of the URL's user, as text, mode 0600 or 0400; none if the server asks for none.
 	PasswordFile string `yaml:"password_file"`

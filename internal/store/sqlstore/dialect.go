@@ -146,10 +146,12 @@ type locks struct {
 	alone    bool     // the installation is ours alone
 	accounts []string // that are ours alone
 	row      ids.Session
+	appends  bool // something to the revocation log
 }
 
 // needs gives the locks of a journal and of the accounts that an operation is about.
 func needs(j journal.Journal, accounts ...ids.Account) (l locks) {
+	l.appends = len(j.Ends)+len(j.Revokes) > 0
 	for _, a := range accounts {
 		l.accounts = append(l.accounts, string(a))
 	}

@@ -27,6 +27,9 @@ type pool struct {
 	schema  string
 	driven  func() time.Time // a test's clock instead of the database's; nil otherwise
 	closed  atomic.Bool
+	// appending has a place for each operation that may append to the revocation log at the same time: they wait for each
+	// other, and for a slow standby, and leave connections to those who do not.
+	appending chan struct{}
 
 	gate atomic.Pointer[gate] // where the source is open; nil before Open has looked
 	mu   sync.Mutex
@@ -77,16 +80,59 @@ func (p *pool) once(ctx context.Context, from *pgxpool.Pool, f func(*pgxpool.Con
 	if p.closed.Load() {
 		return unavailable(errClosed)
 	}
-	conn, err := from.Acquire(ctx)
+	conn, err := lend(ctx, from, p.timeout/2)
 	if err != nil {
 		return unavailable(err)
 	}
-	defer conn.Release()
+	defer giveBack(conn)
 	if err = f(conn); readOnly(err) {
 		p.source.Reset() // another server took over: what this one reads is old, on every connection to it
 		p.tail.Reset()
 	}
 	return err
+}
+
+// idleKey is where a connection keeps how long it was not used, and longIdle after how long it is asked whether it lives.
+const (
+	idleKey  = "authsvc.idle"
+	longIdle = time.Second
+)
+
+// idled is pgxpool's question whether to ask a connection if it lives. It never does, since it would keep the place of one that
+// does not answer until it has said farewell: see giveBack.
+func idled(_ context.Context, c pgxpool.ShouldPingParams) bool {
+	c.Conn.PgConn().CustomData()[idleKey] = c.IdleDuration
+	return false
+}
+
+// lend gives a connection that lives: one that was not used for a while has to answer within a time.
+func lend(ctx context.Context, from *pgxpool.Pool, answer time.Duration) (*pgxpool.Conn, error) {
+	for {
+		conn, err := from.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if idle, _ := conn.Conn().PgConn().CustomData()[idleKey].(time.Duration); idle <= longIdle {
+			return conn, nil
+		}
+		if err = within(ctx, answer, conn.Ping); err == nil {
+			return conn, nil
+		}
+		giveBack(conn)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+}
+
+// giveBack ends a loan. A connection that was given up says farewell for up to 15 s where nothing answers; its place in the pool is
+// free at once, or else a database that is back would not be reached for as long.
+func giveBack(conn *pgxpool.Conn) {
+	if conn.Conn().IsClosed() {
+		conn.Hijack()
+		return
+	}
+	conn.Release()
 }
 
 // lostError is the end of a connection at a moment when nothing can have been committed.
@@ -108,6 +154,14 @@ func operate[T any](ctx context.Context, db *DB, from *pgxpool.Pool, l locks, fn
 	p, grew := db.pg, false
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
+	if l.appends {
+		select {
+		case p.appending <- struct{}{}:
+			defer func() { <-p.appending }()
+		case <-ctx.Done():
+			return zero, unavailable(ctx.Err())
+		}
+	}
 	err := p.retry(ctx, from, func(conn *pgxpool.Conn) error {
 		c := &pgConn{ctx: ctx, conn: conn.Conn(), p: p}
 		t := &tx{connection: c}

@@ -35,6 +35,10 @@ func CheckURL(text string) error {
 // leastConns is the smallest pool by which a server serves: its loops hold one or two at a time.
 const leastConns = 4
 
+// connectFor is how long a host that does not answer is waited for, unless the URL says connect_timeout: a call has time left for
+// the next host.
+const connectFor = 2 * time.Second
+
 // parseURL refuses what would be read by strangers on the way, and what may lead to a standby: its reads are old, and what
 // was revoked a moment ago would be good.
 func parseURL(text string) (*pgxpool.Config, error) {
@@ -65,6 +69,9 @@ func parseURL(text string) (*pgxpool.Config, error) {
 		if err := verified(f.Host, f.TLSConfig); err != nil {
 			return nil, err
 		}
+	}
+	if !u.Query().Has("connect_timeout") {
+		c.ConnConfig.ConnectTimeout = connectFor
 	}
 	if !u.Query().Has("pool_max_conns") {
 		c.MaxConns = int32(min(max(10, 4*runtime.GOMAXPROCS(0)), 100))
@@ -123,9 +130,9 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 	if err != nil {
 		return err
 	}
-	db.pg = &pool{words: db.words, timeout: o.OpTimeout, driven: o.driven}
+	db.pg = &pool{words: db.words, timeout: o.OpTimeout, driven: o.driven, appending: make(chan struct{}, max(1, c.MaxConns/2))}
 	c.ConnConfig.ValidateConnect = db.pg.meet
-	c.PrepareConn = db.pg.admit
+	c.PrepareConn, c.ShouldPing = db.pg.admit, idled
 	if o.configure != nil {
 		o.configure(c)
 	}
