@@ -56,8 +56,14 @@ func newLayout(dir, shipped, authsvc string, first int) (*layout, error) {
 	if _, err := os.Stat(l.authsvc); err != nil {
 		return nil, fmt.Errorf("-authsvc: %w", err)
 	}
+	_, absent := os.Stat(l.dir)
 	for _, d := range []string{l.dir, l.path("log"), l.path("pid"), l.path("nginx"), l.path("redis")} {
 		if err := os.MkdirAll(d, 0o711); err != nil { //nolint:gosec // PostgreSQL, which is never root, passes through
+			return nil, err
+		}
+	}
+	if absent != nil { // we made it: whatever umask says, PostgreSQL's user passes
+		if err := os.Chmod(l.dir, 0o711); err != nil { //nolint:gosec // it passes, and reads nothing
 			return nil, err
 		}
 	}
