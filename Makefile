@@ -26,7 +26,7 @@ test-short: ## what a change in hand needs
 fuzz: ## every fuzz target for FUZZTIME
 	.ci/fuzz $(FUZZTIME)
 
-bench: ## every promised figure, beside its limit; prints a table, in some twenty minutes on a quiet machine
+bench: ## every promised figure, beside its limit; prints a table, in some twenty-five minutes on a quiet machine
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./bench
 
 soak: ## what takes chance and hours: 200 kills, counts of thousands, long races; prints a clock

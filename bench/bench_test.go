@@ -27,6 +27,10 @@ const rounds = 5
 // authsvc and limits are the binaries; TestMain builds them.
 var authsvc, limits string
 
+// soaking and required are what the environment says; TestMain reads it before it takes it away, since authsvc refuses to start
+// by a variable that it does not know.
+var soaking, required bool
+
 // table collects the lines that are printed in the end.
 var table struct {
 	sync.Mutex
@@ -49,7 +53,10 @@ func buildAndRun(m *testing.M) int {
 	if f := flag.Lookup("test.bench"); (f == nil || f.Value.String() == "") && !soak.On() {
 		return m.Run() // nothing to measure, nothing to build
 	}
-	_ = os.Unsetenv("AUTHSVC_SOAK") // authsvc refuses to start by a variable that it does not know
+	soaking, required = soak.On(), os.Getenv("AUTHSVC_TEST_REQUIRE") != ""
+	for _, name := range []string{"AUTHSVC_SOAK", "AUTHSVC_TEST_REQUIRE"} {
+		_ = os.Unsetenv(name)
+	}
 	dir, err := os.MkdirTemp("", "authsvc-bench-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

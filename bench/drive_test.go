@@ -15,10 +15,22 @@ const callers = 16
 // drive makes n calls of a server from so many callers, and gives the CPU time of the server and the wall time, per call.
 func drive(b *testing.B, p *process, callers, n int, call func(ctx context.Context, caller int) error) cost {
 	b.Helper()
+	return driveAll(b, []*process{p}, callers, n, call)
+}
+
+// driveAll is drive for servers that share the calls: their CPU is added up.
+func driveAll(b *testing.B, all []*process, callers, n int, call func(ctx context.Context, caller int) error) cost {
+	b.Helper()
+	charged := func() (sum time.Duration) {
+		for _, p := range all {
+			sum += p.cpu()
+		}
+		return sum
+	}
 	var next atomic.Int64
 	var failed atomic.Pointer[error]
 	var wg sync.WaitGroup
-	start, cpu := time.Now(), p.cpu()
+	start, cpu := time.Now(), charged()
 	for c := range callers {
 		wg.Go(func() {
 			for next.Add(1) <= int64(n) && failed.Load() == nil {
@@ -29,9 +41,9 @@ func drive(b *testing.B, p *process, callers, n int, call func(ctx context.Conte
 		})
 	}
 	wg.Wait()
-	used, wall := p.cpu()-cpu, time.Since(start)
+	used, wall := charged()-cpu, time.Since(start)
 	if err := failed.Load(); err != nil {
-		b.Fatalf("%v\n%s", *err, p.errs)
+		b.Fatalf("%v\n%s", *err, all[0].errs)
 	}
 	return cost{CPU: float64(used) / float64(n), Wall: float64(wall) / float64(n)}
 }

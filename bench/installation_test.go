@@ -36,8 +36,8 @@ const (
 // member is the name of one of the crowd's accounts.
 func member(i int) string { return fmt.Sprintf("member-%d", i%crowd) }
 
-// installation is a server as it is run for real: a configuration file, SQLite beside it, metrics on, traces sampled at
-// 1 % and sent by OTLP to a collector in this process.
+// installation is a server as it is run for real: a configuration file, SQLite beside it or a PostgreSQL, metrics on, traces
+// sampled at 1 % and sent by OTLP to a collector in this process.
 type installation struct {
 	*process
 	dir            string
@@ -48,31 +48,59 @@ type installation struct {
 	auth           authsvcv1.AuthServiceClient
 }
 
-// install makes an installation with an account, an app and a service, and starts it.
+// install makes an installation on SQLite with an account, an app and a service, and starts it.
 func install(b testing.TB) *installation {
 	b.Helper()
-	in := &installation{dir: b.TempDir(), http: freePort(), rpc: freePort(), ops: freePort(), collector: collect(b)}
+	in := arrange(b, "", nil)
+	in.furnish(b)
+	return in
+}
+
+// arrange writes the files of an installation; settings say where its data is, and are empty for SQLite. Another replica of
+// an installation has that one's secrets.
+func arrange(b testing.TB, settings string, of *installation) *installation {
+	b.Helper()
+	in := &installation{dir: b.TempDir(), http: freePort(), rpc: freePort(), ops: freePort()}
+	if of == nil {
+		in.collector = collect(b)
+	} else {
+		in.collector, in.basic = of.collector, of.basic
+	}
 	for name, id := range map[string]any{"kek.json": "1", "refresh.json": 1} {
-		key := make([]byte, 32)
-		_, _ = rand.Read(key) // never fails
-		content := must(json.Marshal(map[string]any{"keys": []any{map[string]any{"id": id, "key": base64.RawURLEncoding.EncodeToString(key)}}}))
-		if err := os.WriteFile(filepath.Join(in.dir, name), content, 0o600); err != nil {
+		var content []byte
+		if of == nil {
+			key := make([]byte, 32)
+			_, _ = rand.Read(key) // never fails
+			content = must(json.Marshal(map[string]any{"keys": []any{map[string]any{"id": id, "key": base64.RawURLEncoding.EncodeToString(key)}}}))
+		} else {
+			content = must(os.ReadFile(of.path(name)))
+		}
+		if err := os.WriteFile(in.path(name), content, 0o600); err != nil {
 			b.Fatal(err)
 		}
+	}
+	if settings == "" {
+		settings = fmt.Sprintf("database: {path: %s}", in.path("authsvc.db"))
 	}
 	config := fmt.Sprintf(`
 issuer: %s
 http: {address: %s}
 grpc: {address: %s}
 ops: {address: %s, pprof: true}
-database: {path: %s}
+%s
 secrets: {key_encryption_keys_file: %s, refresh_keys_file: %s}
 forward_auth: {audiences: [%s]}
 telemetry: {endpoint: %s, insecure: true, sample_ratio: 0.01}
-`, issuer, in.http, in.rpc, in.ops, in.path("authsvc.db"), in.path("kek.json"), in.path("refresh.json"), audience, in.collector)
+`, issuer, in.http, in.rpc, in.ops, settings, in.path("kek.json"), in.path("refresh.json"), audience, in.collector)
 	if err := os.WriteFile(in.path("config.yaml"), []byte(config), 0o600); err != nil {
 		b.Fatal(err)
 	}
+	return in
+}
+
+// furnish starts the server and makes the accounts and the clients.
+func (in *installation) furnish(b testing.TB) {
+	b.Helper()
 	in.cli(b, "config", "check")
 	in.start(b) // the CLI works on a database that a server has made
 	in.cliWith(b, password+"\n", "account", "create", username)
@@ -89,7 +117,6 @@ telemetry: {endpoint: %s, insecure: true, sample_ratio: 0.01}
 	r, _ := http.NewRequest(http.MethodGet, "http://127.0.0.1", nil)
 	r.SetBasicAuth("bench-service", secret)
 	in.basic = r.Header.Get("Authorization")
-	return in
 }
 
 func (in *installation) path(name string) string { return filepath.Join(in.dir, name) }

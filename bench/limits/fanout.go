@@ -22,7 +22,8 @@ const coalesce = 20 * time.Millisecond
 
 // fanout is a bare grpc-go server of streams: what /limit/Tell brings is gathered and sent to all who have called /limit/Listen,
 // as one message of the same bytes for all. Each stream has a goroutine and a queue, since a send waits for its reader and must
-// hold up no other. Its argument is how many bytes a message has before what was told.
+// hold up no other. Its first argument is how many bytes a message has before what was told. With a second, the URL of a PostgreSQL,
+// what is told to one such server comes to all of them by its NOTIFY.
 func fanout(args []string) error {
 	head, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -30,6 +31,12 @@ func fanout(args []string) error {
 	}
 	debug.SetGCPercent(200) // as the service's
 	f := &fan{head: head, listeners: map[chan frame]struct{}{}}
+	f.tell = f.gather
+	if len(args) > 1 {
+		if f.tell, err = notified(args[1], f.gather); err != nil {
+			return err
+		}
+	}
 	s := grpc.NewServer(grpc.ForceServerCodecV2(frames{}))
 	s.RegisterService(f.describe(), nil)
 	go f.run()
@@ -64,6 +71,7 @@ func (frames) Unmarshal(data mem.BufferSlice, v any) error {
 
 type fan struct {
 	head      int
+	tell      func(in []byte)
 	mu        sync.Mutex
 	told      []byte
 	sent      int
@@ -81,7 +89,7 @@ func (f *fan) describe() *grpc.ServiceDesc {
 		}}
 	}
 	return &grpc.ServiceDesc{ServiceName: "limit", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{
-		unary("Tell", f.tell),
+		unary("Tell", func(in []byte) []byte { f.tell(in); return nil }),
 		unary("Sent", func([]byte) []byte { f.mu.Lock(); defer f.mu.Unlock(); return fmt.Append(nil, f.sent) }),
 		unary("Listeners", func([]byte) []byte { f.mu.Lock(); defer f.mu.Unlock(); return fmt.Append(nil, len(f.listeners)) }),
 		unary("Memory", func([]byte) []byte { return fmt.Append(nil, inUse()) }),
@@ -97,11 +105,10 @@ func inUse() uint64 {
 	return m.HeapAlloc + m.StackInuse
 }
 
-func (f *fan) tell(in []byte) []byte {
+func (f *fan) gather(in []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.told = append(f.told, in...)
-	return nil
 }
 
 // run hands out what was told, as often as the feed does.

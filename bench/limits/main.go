@@ -10,7 +10,7 @@ import (
 
 func main() {
 	limits := map[string]func([]string) error{
-		"echo": echo, "json": jsonEcho, "forward": forward, "sign": sign, "rotate": rotate, "login": login, "verify": verifyAndDecode, "signature": signature,
+		"echo": echo, "json": jsonEcho, "forward": forward, "sign": sign, "update": update, "rotate": rotate, "login": login, "verify": verifyAndDecode, "signature": signature,
 		"fanout": fanout,
 	}
 	if len(os.Args) < 2 || limits[os.Args[1]] == nil {
