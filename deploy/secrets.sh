@@ -4,9 +4,10 @@
 # second run changes nothing: signing keys and refresh tokens in a database are worth as much as the files they were made with.
 set -euo pipefail
 (($# >= 1)) || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
+mkdir -p -- "$(dirname -- "$1")" # that others may enter: a configuration beside DIR is not ours alone
 umask 077
-mkdir -p "$1"
-cd "$1"
+mkdir -p -- "$1"
+cd -- "$1"
 shift
 
 # whole FILE COMMAND...: the command's output becomes the file, whole or not at all; a file that is there is kept.
