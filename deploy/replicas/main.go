@@ -110,10 +110,11 @@ Follow the trust feed as a service does:
 Look at it:
   %[11]s doctor -config %[12]s
   %[11]s instances -config %[12]s
-  %[11]s watchers -config %[12]s
+  for n in 1 2 3; do %[11]s watchers -config %[16]s; done    # each server knows its own followers
 Kill one and go on; it is started again after %[13]s:
   kill -9 $(cat %[14]s)
 Ctrl-C stops everything and keeps it; the next start goes on with it.
 `, c.demo.HTTP, c.demo.GRPC, c.demo.CAFile, c.port(10), c.port(20), c.port(30), c.port(primaryPort), c.port(standbyPort),
-		c.path("demo.json"), c.path("log"), c.authsvc, c.config(1), restartAfter, c.path("pid", "replica-2"), c.port(redisPort))
+		c.path("demo.json"), c.path("log"), c.authsvc, c.config(1), restartAfter, c.path("pid", "replica-2"), c.port(redisPort),
+		c.path("replica-$n", "authsvc.yaml"))
 }

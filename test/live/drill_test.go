@@ -140,16 +140,21 @@ func TestD07TheDrillForPostgreSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { // by its own process id, which pg_ctl reads; there is none if the drill failed
-		cmd := exec.CommandContext(context.Background(), "sh", "-c", "test ! -f work/data/postmaster.pid || kill -INT $(head -n 1 work/data/postmaster.pid)")
+		cmd := exec.CommandContext(context.Background(), "sh", "-c", "for p in *work/data/postmaster.pid; do test ! -f $p || kill -INT $(head -n 1 $p) || exit 1; done")
 		cmd.SysProcAttr, cmd.Dir = as, dir
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v %s", err, out)
 		}
 	})
 	drill := documented(t, "sudo -u postgres deploy/postgresql/drill ", "sudo -u postgres deploy/postgresql/drill", "./drill", "/srv/base/2026-11-21", "base", "/srv/archive", "archive",
-		"2026-11-21 12:00:00+00", moment, "/srv/drill", "work", "5433", strconv.Itoa(again))
+		"2026-11-21 12:00:00+00", moment, "/var/lib/postgresql/drill", "work", "5433", strconv.Itoa(again))
 	if out := sh(drill); !strings.Contains(out, "on timeline 2") {
 		t.Errorf("the drill said %s", out)
+	}
+	// Debian keeps the configuration outside the data folder, so that a backup of it has none.
+	sh("cp -a base bare && rm bare/postgresql.conf bare/pg_hba.conf bare/pg_ident.conf")
+	if out := sh(strings.NewReplacer(" base ", " bare ", " work ", " barework ", strconv.Itoa(again), strconv.Itoa(freePort(t))).Replace(drill)); !strings.Contains(out, "on timeline 2") {
+		t.Errorf("the drill of a backup without configuration said %s", out)
 	}
 	if n := strings.TrimSpace(sh(fmt.Sprintf(`psql -X -A -t -h 127.0.0.1 -p %d -d authsvc -c "SELECT count(*) FROM sessions WHERE id = '%s'"`, again, revoked.text("session_id")))); n != "1" {
 		t.Fatalf("the restored database has %s rows of a session from before the moment", n)
