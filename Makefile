@@ -3,7 +3,7 @@ BUF  := go tool -modfile=tools/go.mod buf
 LINT := go tool -modfile=tools/lint/go.mod golangci-lint
 FUZZTIME ?= 2m
 
-.PHONY: gen lint test test-short bench fuzz soak run replicas replicas-clean image
+.PHONY: alerts chart gen lint test test-short bench fuzz soak run replicas replicas-clean image
 
 gen: ## generate Go, gateway and OpenAPI from the protos, and the generated docs
 	rm -rf gen/authsvc gen/openapi/*.json examples/two-services/gen
@@ -31,6 +31,12 @@ bench: ## every promised figure, beside its limit; prints a table, in some twent
 
 soak: ## what takes chance and hours: 200 kills, counts of thousands, long races; prints a clock
 	.ci/soak
+
+chart: ## the Helm chart: lint, render, validate, and refuse wrong values
+	.ci/chart
+
+alerts: ## cause nine of the alerts with real servers and a real Prometheus, and follow the runbook; prints seconds
+	AUTHSVC_SOAK=1 AUTHSVC_TEST_REQUIRE=1 go test -tags soak -count=1 -timeout 20m -v -run '^TestAlertsAreCausedAndFollowed$$' ./test/live
 
 run: ## a server to try, with a demo account
 	go run ./cmd/authsvc serve -dev

@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -119,8 +120,9 @@ type App struct {
 	health *healthServer
 	http   *http.Server
 	ops    *http.Server
-	admin  *grpc.Server // nil without a socket
-	state  atomic.Int32 // starting, serving, draining
+	admin  *grpc.Server           // nil without a socket
+	state  atomic.Int32           // starting, serving, draining
+	shown  map[string]*tls.Config // of the listeners that have a certificate
 }
 
 const (
@@ -132,7 +134,7 @@ const (
 // New assembles the service in numbered steps; nothing runs before Run.
 func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer) (_ *App, err error) {
 	limitMemory()
-	a := &App{cfg: cfg, doors: doors, now: clock, level: new(slog.LevelVar)}
+	a := &App{cfg: cfg, doors: doors, now: clock, level: new(slog.LevelVar), shown: map[string]*tls.Config{}}
 	a.log = logger(cfg.Log, a.level, stderr)
 	defer func() {
 		if err != nil && a.db != nil {
@@ -156,6 +158,7 @@ func New(ctx context.Context, cfg config.Config, doors *Doors, stderr io.Writer)
 		a.buildOps,      // 11. health and metrics
 		a.buildAdmin,    // 12. who watches, for operators
 		a.buildGauges,   // 13. figures read when somebody looks
+		a.buildStates,   // 14. what is as it should be, for alerts
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -305,6 +308,7 @@ func (a *App) buildGRPC(context.Context) error {
 	}
 	var creds credentials.TransportCredentials
 	if conf != nil {
+		a.shown["grpc"] = conf
 		creds = credentials.NewTLS(conf)
 	}
 	a.grpc = rpc.NewServer(creds)
@@ -360,6 +364,9 @@ func (a *App) buildHTTP(context.Context) error {
 	conf, err := tlsConfig(a.cfg.HTTP.TLS, a.log)
 	if err != nil {
 		return err
+	}
+	if conf != nil {
+		a.shown["http"] = conf
 	}
 	a.http = rest.NewServer(handler, conf)
 	a.http.ErrorLog = errorLog(a.log)
@@ -447,30 +454,6 @@ func (a *App) pendingKeyAge() float64 {
 		}
 	}
 	return 0
-}
-
-// ready says why this replica should get no traffic, or nil.
-func (a *App) ready(ctx context.Context) error {
-	var missing ops.NotReady
-	switch a.state.Load() {
-	case starting:
-		missing = append(missing, "starting")
-	case draining:
-		missing = append(missing, "draining")
-	}
-	if err := a.db.Ping(ctx); err != nil {
-		missing = append(missing, "database")
-	}
-	if a.tail.Lag() > 2*time.Second {
-		missing = append(missing, "revocation log")
-	}
-	if a.ring.Status().Ready != nil {
-		missing = append(missing, "signing key")
-	}
-	if len(missing) > 0 {
-		return missing
-	}
-	return nil
 }
 
 // RunConfig serves by a configuration until ctx ends; it refuses to start on anything missing or doubtful. It reads the configuration again

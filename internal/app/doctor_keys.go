@@ -50,15 +50,20 @@ func judgeKeys(set keys.Set, cfg keys.Config) []Finding {
 	if len(pending) == 0 {
 		return []Finding{fine("%s", said), finding(LevelWarning, "there is no pending signing key, which is to follow", "start a server: it makes one within a minute")}
 	}
-	ready := pending[0].PublishedAt.Add(cfg.Prepublish)
-	due := active[0].ActivatedAt.Add(cfg.RotateEvery)
-	if ready.After(due) {
-		due = ready
-	}
+	due := rotationDue(active[0], pending[0], cfg)
 	if set.Now.After(due.Add(rotationSlack)) {
 		return []Finding{finding(LevelWarning, fmt.Sprintf("%s, and the pending key was to follow at %s", said, due.UTC().Format(time.RFC3339)), "see that a server runs and what its log says of keys; authsvc keys rotate does it by hand")}
 	}
 	return []Finding{fine("%s; %s follows", said, pending[0].ID)}
+}
+
+// rotationDue is when the pending key is to take the active one's place.
+func rotationDue(active, pending keys.Key, cfg keys.Config) time.Time {
+	due := active.ActivatedAt.Add(cfg.RotateEvery)
+	if ready := pending.PublishedAt.Add(cfg.Prepublish); ready.After(due) {
+		return ready
+	}
+	return due
 }
 
 func judgeSeals(set keys.Set, sealer *keys.Sealer) (found []Finding) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -26,6 +27,7 @@ type metrics struct {
 
 	logins, refreshes, revocations, introspections, proxies, limits, reloads, redisCalls, panics metric.Int64Counter
 	outcomes                                                                                     map[string]metric.MeasurementOption // of introspections: made once, since they are the hot path
+	refused                                                                                      atomic.Bool                         // the configuration that was last read
 	answers                                                                                      map[string]metric.MeasurementOption // to proxies, for the same reason
 }
 
@@ -149,6 +151,7 @@ func (m *metrics) redisCalled(outcome string) {
 func (m *metrics) decided(d limit.Decision) { m.limits.Add(context.Background(), 1, decisionOf(d)) }
 
 func (m *metrics) reloaded(outcome string) {
+	m.refused.Store(outcome == "refused")
 	m.reloads.Add(context.Background(), 1, outcomeOf(outcome))
 }
 
@@ -171,6 +174,30 @@ func (m *metrics) observe(gauges, counters []gauge) error {
 	}
 	for _, g := range counters {
 		_, err := meter.Float64ObservableCounter(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.help), metric.WithFloat64Callback(g.look))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parted is a gauge with one series for each part; the values of its label come from a closed list.
+type parted struct {
+	name, unit, help, label string
+	read                    func(context.Context) map[string]float64
+}
+
+// observeParts shows gauges that have parts.
+func (m *metrics) observeParts(gauges ...parted) error {
+	meter := m.provider.Meter("github.com/authsvc/authsvc")
+	for _, g := range gauges {
+		_, err := meter.Float64ObservableGauge(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.help),
+			metric.WithFloat64Callback(func(ctx context.Context, o metric.Float64Observer) error {
+				for part, v := range g.read(ctx) {
+					o.Observe(v, metric.WithAttributeSet(attribute.NewSet(attribute.String(g.label, part))))
+				}
+				return nil
+			}))
 		if err != nil {
 			return err
 		}

@@ -32,9 +32,13 @@ type socket struct {
 	close   sync.Once
 }
 
-// listenSocket opens the socket at path.
+// listenSocket opens the socket at path, whose folder it makes where that is missing: a volume that a container is given is its own only
+// below the top.
 func listenSocket(path string) (s *socket, err error) {
 	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
 	if err := ownFolder(dir); err != nil {
 		return nil, err
 	}

@@ -83,7 +83,7 @@ func TestTheAdminSocketIsForItsOwnerAlone(t *testing.T) {
 			}
 			return filepath.Join(dir, "s")
 		}, "is not this user's own"},
-		{"no folder", func(t *testing.T) string { return filepath.Join(t.TempDir(), "none", "s") }, "no such file"},
+		{"no folder, nor one to make it in", func(t *testing.T) string { return filepath.Join(t.TempDir(), "none", "none", "s") }, "no such file"},
 		{"a file for a folder", func(t *testing.T) string {
 			path := filepath.Join(t.TempDir(), "file")
 			if err := os.WriteFile(path, nil, 0o600); err != nil {

@@ -77,14 +77,17 @@ type GRPC struct {
 type Ops struct {
 	// Address is host:port; port 0 takes any free one.
 	Address string `yaml:"address"`
-	// PProf serves /debug/pprof.
+	// PProf serves /debug/pprof; at a loopback address alone.
 	PProf bool `yaml:"pprof"`
+	// Exposed allows an address beyond loopback, for probes and Prometheus on other machines. The listener has no authentication: a network of
+	// their own, or a firewall, must keep everybody else away.
+	Exposed bool `yaml:"exposed"`
 }
 
 // Admin is what the server tells operators on its own machine, such as who follows the trust feed.
 type Admin struct {
-	// Socket is a Unix socket that the server makes, for its own user and root alone; its folder must exist and be the service's
-	// own. Each server has its own. There is none if empty.
+	// Socket is a Unix socket that the server makes, for its own user and root alone, in a folder of the service's own,
+	// which is made if the one above it is there. Each server has its own. There is none if empty.
 	Socket string `yaml:"socket"`
 }
 

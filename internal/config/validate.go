@@ -73,7 +73,11 @@ func (c Config) Validate() error {
 
 func (p *problems) telemetry(c Telemetry) {
 	if c.Endpoint != "" {
-		if host, ok := p.address("telemetry.endpoint", c.Endpoint); ok && c.Insecure && !loopback(host) {
+		host, ok := p.hostPort("telemetry.endpoint", c.Endpoint)
+		switch {
+		case ok && (host == "" || strings.ContainsAny(host, "/ @")):
+			p.add("telemetry.endpoint", "must begin with the collector's name or address, without a scheme: otel.example.com:4317")
+		case ok && c.Insecure && !loopback(host):
 			p.add("telemetry.insecure", "would send traces in the clear to %s: only a loopback address may", host)
 		}
 	} else if c.Insecure {
@@ -127,6 +131,18 @@ func loopback(host string) bool {
 
 // address checks host:port and gives the host; ok is false where there was something to say.
 func (p *problems) address(setting, address string) (host string, ok bool) {
+	if host, ok = p.hostPort(setting, address); !ok {
+		return "", false
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
+		p.add(setting, "the host must be an IP address, localhost, or empty for all interfaces")
+		return "", false
+	}
+	return host, true
+}
+
+// hostPort checks the same, of a host that may have a name.
+func (p *problems) hostPort(setting, address string) (host string, ok bool) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		p.add(setting, "must be host:port, such as 127.0.0.1:8080")
@@ -134,10 +150,6 @@ func (p *problems) address(setting, address string) (host string, ok bool) {
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
 		p.add(setting, "the port must be a number from 0 to 65535")
-		return "", false
-	}
-	if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
-		p.add(setting, "the host must be an IP address, localhost, or empty for all interfaces")
 		return "", false
 	}
 	return host, true
@@ -168,8 +180,15 @@ func (p *problems) listener(name string, l Listener) {
 }
 
 func (p *problems) ops(o Ops) {
-	if host, ok := p.address("ops.address", o.Address); ok && !loopback(host) {
-		p.add("ops.address", "must be a loopback address such as 127.0.0.1:9091: the operators' listener has no authentication")
+	host, ok := p.address("ops.address", o.Address)
+	if !ok || loopback(host) {
+		return
+	}
+	if !o.Exposed {
+		p.add("ops.address", "must be a loopback address such as 127.0.0.1:9091: the operators' listener has no authentication; where the network keeps everybody else away, ops.exposed: true allows another")
+	}
+	if o.PProf {
+		p.add("ops.pprof", "is for a loopback address alone: profiles show what is in memory")
 	}
 }
 
@@ -216,7 +235,13 @@ func (p *problems) admin(a Admin) {
 	if a.Socket == "" {
 		return
 	}
-	p.folder(setting, filepath.Dir(a.Socket))
+	dir := filepath.Dir(a.Socket)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if above, err := os.Stat(filepath.Dir(dir)); err == nil && above.IsDir() {
+			return // the server makes it
+		}
+	}
+	p.folder(setting, dir)
 	if file, err := os.Lstat(a.Socket); err == nil && file.Mode().Type() != fs.ModeSocket {
 		p.add(setting, "%s is there and is not a socket", a.Socket)
 	}

@@ -82,6 +82,10 @@ func TestValidateAccepts(t *testing.T) {
 		{"port 0 three times", func(_ *testing.T, c *config.Config, _ string) {
 			c.HTTP.Address, c.GRPC.Address, c.Ops.Address = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 		}},
+		{"operators' doors where the network keeps others away", func(_ *testing.T, c *config.Config, _ string) { c.Ops = config.Ops{Address: ":9091", Exposed: true} }},
+		{"a collector by its name", func(_ *testing.T, c *config.Config, _ string) { c.Telemetry.Endpoint = "otel.example.com:4317" }},
+		{"profiles on loopback", func(_ *testing.T, c *config.Config, _ string) { c.Ops.PProf = true }},
+		{"an admin socket in a folder that is to be made", func(_ *testing.T, c *config.Config, dir string) { c.Admin.Socket = dir + "/none/s" }},
 		{"an admin socket in a folder of the service's own", func(_ *testing.T, c *config.Config, dir string) { c.Admin.Socket = dir + "/s" }},
 		{"PostgreSQL with verified TLS and a password in a file", func(t *testing.T, c *config.Config, dir string) {
 			c.Database = config.Database{URL: "postgres://authsvc@db.example.com/authsvc?sslmode=verify-full",
@@ -128,6 +132,14 @@ func TestValidateRefuses(t *testing.T) {
 		{"http for everyone without TLS", func(_ *testing.T, c *config.Config, _ string) { c.HTTP.Address = ":8080" }, "http.tls: is required"},
 		{"grpc for everyone without TLS", func(_ *testing.T, c *config.Config, _ string) { c.GRPC.Address = "10.0.0.1:9090" }, "grpc.tls: is required"},
 		{"operators' doors for everyone", func(_ *testing.T, c *config.Config, _ string) { c.Ops.Address = ":9091" }, "ops.address: must be a loopback address"},
+		{"a collector without a name", func(_ *testing.T, c *config.Config, _ string) { c.Telemetry.Endpoint = ":4317" }, "telemetry.endpoint: must begin with the collector's name"},
+		{"a collector without a port", func(_ *testing.T, c *config.Config, _ string) { c.Telemetry.Endpoint = "otel.example.com" }, "telemetry.endpoint: must be host:port"},
+		{"a collector by its name, in the clear", func(_ *testing.T, c *config.Config, _ string) {
+			c.Telemetry.Endpoint, c.Telemetry.Insecure = "otel.example.com:4317", true
+		}, "telemetry.insecure: would send traces in the clear"},
+		{"profiles for everyone", func(_ *testing.T, c *config.Config, _ string) {
+			c.Ops = config.Ops{Address: ":9091", Exposed: true, PProf: true}
+		}, "ops.pprof: is for a loopback address alone"},
 		{"a listener by a host's name", func(_ *testing.T, c *config.Config, _ string) { c.HTTP.Address = "example.com:80" }, "http.address: the host must be"},
 		{"an address without a port", func(_ *testing.T, c *config.Config, _ string) { c.HTTP.Address = "127.0.0.1" }, "http.address: must be host:port"},
 		{"a port by its name", func(_ *testing.T, c *config.Config, _ string) { c.HTTP.Address = "127.0.0.1:http" }, "http.address: the port must be"},
@@ -166,7 +178,7 @@ func TestValidateRefuses(t *testing.T) {
 			}
 		}, "a folder of the service's own, with mode 0700"},
 		{"a database that is a folder", func(_ *testing.T, c *config.Config, dir string) { c.Database.Path = dir }, "is not a regular file"},
-		{"an admin socket in no folder", func(_ *testing.T, c *config.Config, dir string) { c.Admin.Socket = dir + "/none/s" }, "admin.socket: the folder"},
+		{"an admin socket in no folder", func(_ *testing.T, c *config.Config, dir string) { c.Admin.Socket = dir + "/none/none/s" }, "admin.socket: the folder"},
 		{"an admin socket in a folder for everyone", func(t *testing.T, c *config.Config, dir string) {
 			c.Admin.Socket = dir + "/shared/s"
 			if err := errors.Join(os.Mkdir(dir+"/shared", 0o700), os.Chmod(dir+"/shared", 0o777)); err != nil {

@@ -73,6 +73,7 @@ type view struct {
 	jwks    []byte
 	etag    string
 	trusted map[string]*verify.Key // what the local verifier believes: the keys of jwks
+	ahead   time.Duration          // of Options.Now before set.Now
 }
 
 // opened is a private half in memory, with the sealed bytes that it came from: a row that changes is opened anew.
@@ -148,10 +149,12 @@ func (r *Ring) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("keys: load: %w", err)
 	}
+	took := r.o.Now().Sub(begun)
 	next, err := r.look(set, begun, r.now.Load())
 	if err != nil {
 		return err
 	}
+	next.ahead = begun.Add(took / 2).Sub(set.Now)
 	r.now.Store(next)
 	return nil
 }
@@ -380,6 +383,7 @@ type Status struct {
 	Age    time.Duration // of the loaded set
 	Signer string        // kid of the signer; empty where there is none
 	Ready  error         // nil if Sign would sign now, else why not
+	Ahead  time.Duration // how far Options.Now was ahead of the store's time when the set was loaded, to within half of what that took
 }
 
 // Status gives the present state.
@@ -387,7 +391,7 @@ func (r *Ring) Status() Status {
 	v := r.now.Load()
 	s := Status{Ready: r.maySign(v)}
 	if v != nil {
-		s.Set, s.Age, s.Signer = v.set, r.o.Now().Sub(v.begun), v.kid
+		s.Set, s.Age, s.Signer, s.Ahead = v.set, r.o.Now().Sub(v.begun), v.kid, v.ahead
 	}
 	return s
 }

@@ -16,6 +16,7 @@ const (
 	leastPause   = 100 * time.Millisecond // between a failure and the first probe
 	mostPause    = time.Second            // between two probes
 	steady       = 5 * time.Second        // up for so long, it counts as back
+	idle         = 15 * time.Second       // without a call for so long, it is asked by a probe
 )
 
 // errAway says that a call was not made.
@@ -30,6 +31,7 @@ type breaker struct {
 	back   func()                                      // tells that it is back
 
 	turns atomic.Int64 // how often it went up or away: it is up where that is odd
+	made  atomic.Int64 // calls that were let through
 	told  atomic.Bool  // the last that was told is that it is away
 	trip  chan struct{}
 
@@ -50,6 +52,7 @@ func (b *breaker) call(ctx context.Context, make func(context.Context) (key stri
 	if turn%2 == 0 {
 		return errAway
 	}
+	b.made.Add(1)
 	own, cancel := context.WithTimeout(ctx, b.within)
 	defer cancel()
 	key, err := make(own)
@@ -122,11 +125,35 @@ func (b *breaker) hold(ctx context.Context) (long bool) {
 	if b.told.Swap(false) {
 		b.back()
 	}
-	select {
-	case <-ctx.Done():
-	case <-b.trip:
-	}
+	b.guard(ctx)
 	return true
+}
+
+// guard waits until Redis goes away. Where nobody calls it, nobody would notice, so it is probed: operators are to know before the next
+// sign-in does.
+func (b *breaker) guard(ctx context.Context) {
+	tick := time.NewTicker(idle)
+	defer tick.Stop()
+	for seen := b.made.Load(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.trip:
+			return
+		case <-tick.C:
+		}
+		before := seen
+		if seen = b.made.Load(); seen != before {
+			continue
+		}
+		turn := b.turns.Load()
+		if err := b.look(ctx); err != nil && ctx.Err() == nil {
+			b.mu.Lock()
+			key := b.key
+			b.mu.Unlock()
+			b.fail(turn, key, err)
+		}
+	}
 }
 
 // rest waits for a pause, more or less, so that replicas do not ask in step; or until ctx ends.

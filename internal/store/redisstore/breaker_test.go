@@ -161,3 +161,35 @@ func TestAFailureOfACallFromBeforeDoesNotCountAfterIt(t *testing.T) {
 		}
 	})
 }
+
+// TestD01ARedisThatNobodyCallsIsMissedAllTheSame takes Redis away where there are no calls; the twin has calls, which are answered, and no probes.
+func TestD01ARedisThatNobodyCallsIsMissedAllTheSame(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuit(t)
+		time.Sleep(10 * time.Second)
+		c.probes = nil
+		for range 60 {
+			if _, err := c.call(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		if len(c.probes) != 0 || !c.Up() {
+			t.Errorf("%d probes beside calls that are answered; up: %v", len(c.probes), c.Up())
+		}
+		c.off.Store(true)
+		time.Sleep(35 * time.Second)
+		synctest.Wait()
+		if c.Up() || c.gone.Load() != 1 {
+			t.Errorf("after 35 s without Redis it counts as up: %v; it was told %d times that it went away", c.Up(), c.gone.Load())
+		}
+		c.off.Store(false)
+		time.Sleep(35 * time.Second)
+		synctest.Wait()
+		if !c.Up() || c.again.Load() != 1 {
+			t.Errorf("once it is there again it counts as up: %v; it was told %d times", c.Up(), c.again.Load())
+		}
+	})
+}

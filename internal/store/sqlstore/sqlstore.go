@@ -218,6 +218,21 @@ func (db *DB) Ping(ctx context.Context) error {
 	return err
 }
 
+// Connections are those that operations share; the one of the revocation log is not among them.
+type Connections struct {
+	Used, Idle, Most int
+	Waits            int64 // operations that found none idle, since the start
+}
+
+// Connections gives their number now; false with SQLite, which has one writer.
+func (db *DB) Connections() (Connections, bool) {
+	if db.pg == nil {
+		return Connections{}, false
+	}
+	s := db.pg.source.Stat()
+	return Connections{Used: int(s.AcquiredConns()), Idle: int(s.IdleConns()), Most: int(s.MaxConns()), Waits: s.EmptyAcquireCount()}, true
+}
+
 // TailEvery is how often Revocations().Changed is to be asked: SQLite answers from its own memory, PostgreSQL by a round trip.
 func (db *DB) TailEvery() time.Duration {
 	if db.pg != nil {
