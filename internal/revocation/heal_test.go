@@ -70,7 +70,10 @@ func TestD07WhatAnotherHistoryLacksIsAppendedAgainAsItWas(t *testing.T) {
 		"one with some of it, with less, and with more": {
 			[]revocation.Entry{held[0], said(journal.KindToken, "an odd id", 0, 4e9), said(journal.KindSubject, "ada", 1800, 4e9+9), said(journal.KindClient, "app", 1899, 4e9+9), held[6]},
 			[]revocation.Entry{held[1], held[2], held[5]}},
-		"the twin: one that lost nothing": {held, nil},
+		// A key's entry is for good, whenever it was committed: one that expired would bring the key back.
+		"one with a key's entry that expires":       {slices.Concat(held[:2], []revocation.Entry{said(journal.KindKey, held[2].ID, 0, 5e9)}, held[3:]), held[2:3]},
+		"one with a key's entry of an earlier time": {slices.Concat(held[:2], []revocation.Entry{{Kind: journal.KindKey, ID: held[2].ID}}, held[3:]), nil},
+		"the twin: one that lost nothing":           {held, nil},
 	} {
 		l, h, list := open(t, nil)
 		h.become(1, "a", held...)
