@@ -4,12 +4,12 @@
 
 {{- define "authsvc.selector" -}}
 app.kubernetes.io/name: authsvc
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "authsvc.labels" -}}
 {{ include "authsvc.selector" . }}
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ mustRegexReplaceAll "[^A-Za-z0-9]+$" (.Values.image.tag | default .Chart.AppVersion | trunc 63) "" | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
@@ -20,6 +20,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "authsvc.image" -}}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end -}}
+
+{{/* What two values have to say to each other, which a schema cannot. */}}
+{{- define "authsvc.sound" -}}
+{{- $least := .Values.podDisruptionBudget.minAvailable -}}
+{{- if and (not (kindIs "string" $least)) (ge (int $least) (int .Values.replicas)) -}}
+{{- fail (printf "podDisruptionBudget.minAvailable %d of %d replicas: no node could ever be drained; it must be less than replicas" (int $least) (int .Values.replicas)) -}}
+{{- end -}}
+{{- $stop := add .Values.preStopSeconds 17 -}}
+{{- if lt (int .Values.terminationGracePeriodSeconds) (int $stop) -}}
+{{- fail (printf "terminationGracePeriodSeconds %d: a replica would be killed while it drains; preStopSeconds and 17 are at least %d" (int .Values.terminationGracePeriodSeconds) (int $stop)) -}}
+{{- end -}}
+{{- if and .Values.monitoring.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.opsFrom) -}}
+{{- fail "monitoring.serviceMonitor: nobody may scrape: say in networkPolicy.opsFrom where Prometheus is" -}}
+{{- end -}}
 {{- end -}}
 
 {{/* authsvc.yaml: what the values say, and over it what the chart decides. */}}
