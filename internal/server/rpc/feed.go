@@ -67,6 +67,7 @@ type Hub struct {
 	mu       sync.Mutex
 	watchers map[*watcher]struct{}
 	entered  uint64                // how many there have been
+	came     chan struct{}         // holds at most one: somebody entered since Run looked
 	joined   map[*watcher]struct{} // those that have all of at, or will before what comes through their queue
 	clients  map[ids.Client]int    // how many of them are whose
 	draining bool
@@ -148,7 +149,7 @@ func NewHub(o HubOptions) (*Hub, error) {
 	if o.MaxPerClient <= 0 {
 		o.MaxPerClient = 1_000
 	}
-	h := &Hub{o: o, watchers: map[*watcher]struct{}{}, joined: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}
+	h := &Hub{o: o, came: make(chan struct{}, 1), watchers: map[*watcher]struct{}{}, joined: map[*watcher]struct{}{}, clients: map[ids.Client]int{}}
 	ids.Random(h.born[:])
 	return h, nil
 }
@@ -158,33 +159,42 @@ func (h *Hub) Run(ctx context.Context) error {
 	tick, tidy := time.NewTicker(h.o.look()), time.NewTicker(h.o.Beat)
 	defer tick.Stop()
 	defer tidy.Stop()
+	resting := false // nobody watches, and a server that nobody uses is not woken 200 times a second
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-h.came:
+			if resting {
+				tick.Reset(h.o.look())
+			}
+			resting = false
 		case <-tick.C:
-			h.step(time.Now())
+			if resting = !h.step(time.Now()); resting {
+				tick.Stop()
+			}
 		case <-tidy.C:
 			h.forget()
 		}
 	}
 }
 
-// step hands out what is new, unless it has to wait, and the sign for a heartbeat to whose time has come by now.
-func (h *Hub) step(now time.Time) {
+// step hands out what is new, unless it has to wait, and the sign for a heartbeat to whose time has come by now; false if nobody watches.
+func (h *Hub) step(now time.Time) (watched bool) {
 	h.order.Lock()
 	defer h.order.Unlock()
 	h.mu.Lock()
-	watched := len(h.watchers) > 0
+	watched = len(h.watchers) > 0
 	h.mu.Unlock()
 	if !watched {
 		h.at = standing{} // whoever comes next looks anew; until then the log's old entries need not be kept
-		return
+		return false
 	}
 	if next := h.look(); h.at.same(next) || now.Sub(h.handed) > h.o.Every-h.o.look()/2 {
 		h.move(next)
 	}
 	h.beat(now)
+	return true
 }
 
 // look is how often Run looks whether anything is new.
@@ -293,6 +303,10 @@ func (h *Hub) enter(c ids.Client, address netip.Addr, end func(cause *fault.Erro
 	w := &watcher{id: h.entered, client: c, address: address, start: time.Now(), end: end, queue: make(chan *event, queued)}
 	h.watchers[w] = struct{}{}
 	h.clients[c]++
+	select {
+	case h.came <- struct{}{}:
+	default:
+	}
 	return w, nil
 }
 
