@@ -64,11 +64,17 @@ func TestASetupOnPostgreSQLIsChecked(t *testing.T) {
 	if out, err := check(append(environ, wrong)...); err == nil || !strings.Contains(out, "authsvc: secrets.key_encryption_keys_file: ") || strings.Contains(out, "www") {
 		t.Errorf("with key-encryption keys of another installation it says %s, %v", out, err)
 	}
-	if _, err := in.pg.SQL(t.Context(), "authsvc", `UPDATE schema_version SET version = version + 1`); err != nil {
+	if _, err := in.pg.SQL(t.Context(), "authsvc", `INSERT INTO schema_steps (version, step) VALUES (1000, 0)`); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := check(environ...); err != nil {
+		t.Errorf("on a newer schema that only adds it says %s, %v", out, err)
+	}
+	if _, err := in.pg.SQL(t.Context(), "authsvc", `UPDATE schema_version SET version = 1000`); err != nil { // the oldest program that may run
 		t.Fatal(err)
 	}
 	if out, err := check(environ...); err == nil || !strings.Contains(out, "database.url: ") || !strings.Contains(out, "newer than this program") {
-		t.Errorf("on a newer schema it says %s, %v", out, err)
+		t.Errorf("on a newer schema that takes something away it says %s, %v", out, err)
 	}
 	for _, pair := range environ {
 		_, value, _ := strings.Cut(pair, "=")
