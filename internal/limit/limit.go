@@ -73,10 +73,9 @@ type Count struct {
 
 // Shared counts finished attempts for all replicas.
 type Shared interface {
-	// Settle gives for each count how long its key must wait, in the order of counts; 0 lets the attempt pass. A count that lets it pass
-	// has counted the outcome; one that does not has counted nothing, and the attempt is to be refused whatever its outcome. It is one round trip
-	// for all counts and each is one atomic step on its own key, so that a cluster may keep them apart; what one has counted stays where
-	// another refuses. Implementations have a clock that all replicas share, and a deadline of their own of some 50 ms. An error means that nobody
+	// Settle gives for each count how long its key must wait, in the order of counts; 0 lets the attempt pass. It is one round trip and
+	// one atomic step: where all let it pass, all have counted the outcome; where one does not, none has counted, and the attempt is to be refused
+	// whatever its outcome. Otherwise the keys that let it pass would tell who is refused whether the password was right. Implementations have a clock that all replicas share, and a deadline of their own of some 50 ms. An error means that nobody
 	// knows, and that some of it may have been counted. Counters that are lost, or dropped for want of room, forgive.
 	Settle(ctx context.Context, counts []Count, o Outcome) (waits []time.Duration, err error)
 }

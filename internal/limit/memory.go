@@ -63,7 +63,7 @@ func newShelf(room int) shelf {
 	return shelf{room: room, items: map[string]*list.Element{}, order: list.New()}
 }
 
-// Settle implements Shared. Here all counts are one step: where one refuses, none has counted.
+// Settle implements Shared.
 func (m *Memory) Settle(_ context.Context, counts []Count, o Outcome) ([]time.Duration, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -122,7 +122,7 @@ func (m *Memory) judge(counts []Count, o Outcome) []time.Duration {
 	return m.verdict(counts, o)
 }
 
-// block ends a reserved attempt that a Shared refused, and remembers until when. It believes no wait that the rule cannot ask for.
+// block ends a reserved attempt that a Shared refused, and remembers until when.
 func (m *Memory) block(counts []Count, waits []time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -130,7 +130,7 @@ func (m *Memory) block(counts []Count, waits []time.Duration) {
 	for i, n := range counts {
 		m.unreserve(n)
 		if waits[i] > 0 {
-			m.shelf(n.Rule).get(n.Key, true).until = now.Add(min(waits[i], n.Rule.longest()))
+			m.shelf(n.Rule).get(n.Key, true).until = now.Add(waits[i])
 		}
 		m.tidy(n, now)
 	}

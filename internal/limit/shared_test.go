@@ -361,8 +361,8 @@ func TestAReplicaBelievesNoWaitThatItsRuleCannotAskFor(t *testing.T) {
 	if err := th.Allow("ada", ip(1)); err != nil {
 		t.Fatal(err)
 	}
-	if err := th.Settle(t.Context(), "ada", ip(1), limit.Succeeded); err == nil {
-		t.Fatal("not refused")
+	if err := th.Settle(t.Context(), "ada", ip(1), limit.Succeeded); err == nil || fault.From(err).RetryAfter != time.Minute {
+		t.Fatalf("the answer is %v", err)
 	}
 	clock.advance(-time.Hour) // nor one that a clock that went back makes longer
 	if w := wait(t, th, "ada", ip(2)); w != time.Minute {

@@ -118,9 +118,12 @@ func (t *Throttle) Settle(ctx context.Context, name string, ip netip.Addr, o Out
 	}
 	waits, err := t.o.Shared.Settle(context.WithoutCancel(ctx), counts, o)
 	if err == nil && len(waits) != len(counts) {
-		err = fmt.Errorf("limit: %d waits for %d counts", len(waits), len(counts))
+		waits, err = nil, fmt.Errorf("limit: %d waits for %d counts", len(waits), len(counts))
 	}
 	t.alone.Store(err != nil)
+	for i := range waits {
+		waits[i] = min(waits[i], counts[i].Rule.longest()) // no wait is believed that the rule cannot ask for
+	}
 	by := ByShared
 	if err != nil {
 		by, waits = ByProcess, t.memory.judge(divided(counts, t.o.Replicas()), o)

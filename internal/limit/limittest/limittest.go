@@ -33,6 +33,7 @@ func Run(t *testing.T, open Open) {
 		{"L09 a success does not clear a window", notCleared},
 		{"what is refused, and what is released, counts for nothing", nothing},
 		{"one call counts for many keys, and tells their waits in order", many},
+		{"R49 what one key refuses counts for none, whether the password was right or not", none},
 		{"L09 parallel guesses over replicas do not pass the limit together", parallel},
 		{"keys of any text are apart", apart},
 	} {
@@ -249,6 +250,25 @@ func many(t *testing.T, s suite) {
 	}
 	if waits := s.settle(t, 1, limit.Failed); len(waits) != 0 {
 		t.Fatalf("no count gives %v", waits)
+	}
+}
+
+// none wants a refused attempt to leave no trace in the keys that would have let it pass: its outcome could be read there.
+func none(t *testing.T, s suite) {
+	tight, slow, wide := s.network("tight", hour), s.slow("ada"), s.network("wide", hour)
+	s.fail(t, 3, tight)
+	s.fail(t, 2, slow, wide)
+	for i, o := range []limit.Outcome{limit.Failed, limit.Succeeded, limit.Failed} {
+		waits := s.settle(t, i, o, slow, tight, wide)
+		if waits[0] != 0 || waits[1] == 0 || waits[2] != 0 {
+			t.Fatalf("waits %v: the second count alone must refuse", waits)
+		}
+	}
+	s.fail(t, 1, slow, wide)
+	s.refused(t, wide, time.Time{})
+	began := time.Now()
+	if w := s.settle(t, 0, limit.Failed, slow)[0]; w == 0 && time.Since(began) < time.Second/2 {
+		t.Error("a refused success has cleared the account's failures")
 	}
 }
 

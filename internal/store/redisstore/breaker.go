@@ -25,10 +25,10 @@ var errAway = errors.New("redisstore: Redis is away")
 // breaker lets calls through while Redis answers them. One failure is enough to take it for away: then calls fail at once, and run asks by itself,
 // once at a time and ever more slowly, until it has an answer. No caller waits for a probe.
 type breaker struct {
-	within time.Duration                               // of a call
-	probe  func(ctx context.Context, key string) error // asks for what the key needs
-	away   func(error)                                 // tells that it went away
-	back   func()                                      // tells that it is back
+	within time.Duration               // of a call
+	probe  func(context.Context) error // asks for all that a call needs
+	away   func(error)                 // tells that it went away
+	back   func()                      // tells that it is back
 
 	turns atomic.Int64 // how often it went up or away: it is up where that is odd
 	made  atomic.Int64 // calls that were let through
@@ -36,18 +36,17 @@ type breaker struct {
 	trip  chan struct{}
 
 	mu  sync.Mutex
-	key string // of the failure
-	err error
+	err error // of the call that took it for away
 }
 
-func newBreaker(within time.Duration, probe func(context.Context, string) error, away func(error), back func()) *breaker {
+func newBreaker(within time.Duration, probe func(context.Context) error, away func(error), back func()) *breaker {
 	return &breaker{within: within, probe: probe, away: away, back: back, trip: make(chan struct{}, 1)}
 }
 
 func (b *breaker) up() bool { return b.turns.Load()%2 == 1 }
 
-// call makes a call that gives the key that it failed for. A caller who leaves early has learnt nothing about Redis.
-func (b *breaker) call(ctx context.Context, make func(context.Context) (key string, err error)) error {
+// call makes a call. A caller who leaves early has learnt nothing about Redis.
+func (b *breaker) call(ctx context.Context, make func(context.Context) error) error {
 	turn := b.turns.Load()
 	if turn%2 == 0 {
 		return errAway
@@ -55,21 +54,21 @@ func (b *breaker) call(ctx context.Context, make func(context.Context) (key stri
 	b.made.Add(1)
 	own, cancel := context.WithTimeout(ctx, b.within)
 	defer cancel()
-	key, err := make(own)
+	err := make(own)
 	if err != nil && ctx.Err() == nil {
-		b.fail(turn, key, err)
+		b.fail(turn, err)
 	}
 	return err
 }
 
 // fail takes Redis for away, unless that was done since the call began.
-func (b *breaker) fail(turn int64, key string, err error) {
+func (b *breaker) fail(turn int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.turns.CompareAndSwap(turn, turn+1) {
 		return
 	}
-	b.key, b.err = key, err
+	b.err = err
 	select {
 	case b.trip <- struct{}{}:
 	default:
@@ -103,12 +102,9 @@ func (b *breaker) run(ctx context.Context) {
 
 // look probes once.
 func (b *breaker) look(ctx context.Context) error {
-	b.mu.Lock()
-	key := b.key
-	b.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	return b.probe(ctx, key)
+	return b.probe(ctx)
 }
 
 // hold waits until Redis goes away, and reports whether it was there for long.

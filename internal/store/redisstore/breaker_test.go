@@ -23,7 +23,7 @@ func newCircuit(t *testing.T) *circuit {
 	t.Helper()
 	c := &circuit{}
 	var probing atomic.Int64
-	c.Breaker = redisstore.NewBreaker(func(ctx context.Context, _ string) error {
+	c.Breaker = redisstore.NewBreaker(func(ctx context.Context) error {
 		if probing.Add(1) > 1 {
 			t.Error("two probes at once")
 		}
@@ -50,7 +50,7 @@ func (c *circuit) ask(ctx context.Context) error {
 
 func (c *circuit) call(ctx context.Context) (took time.Duration, err error) {
 	began := time.Now()
-	err = c.Call(ctx, func(ctx context.Context) (string, error) { return "key", c.ask(ctx) })
+	err = c.Call(ctx, c.ask)
 	return time.Since(began), err
 }
 
@@ -116,7 +116,7 @@ func TestARedisThatComesAndGoesIsSpokenOfOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(t)
 		for range 600 { // a minute in which probes go well and calls do not
-			_ = c.Call(t.Context(), func(context.Context) (string, error) { return "key", errors.New("OOM") })
+			_ = c.Call(t.Context(), func(context.Context) error { return errors.New("OOM") })
 			time.Sleep(100 * time.Millisecond)
 		}
 		if c.gone.Load() != 1 || c.again.Load() != 0 {
@@ -148,11 +148,11 @@ func TestAFailureOfACallFromBeforeDoesNotCountAfterIt(t *testing.T) {
 		late := make(chan struct{})
 		done := make(chan struct{})
 		go func() {
-			_ = c.Call(t.Context(), func(context.Context) (string, error) { <-late; return "key", errors.New("late") })
+			_ = c.Call(t.Context(), func(context.Context) error { <-late; return errors.New("late") })
 			close(done)
 		}()
 		synctest.Wait()
-		_ = c.Call(t.Context(), func(context.Context) (string, error) { return "key", errors.New("broken") })
+		_ = c.Call(t.Context(), func(context.Context) error { return errors.New("broken") })
 		time.Sleep(time.Second)
 		close(late)
 		<-done

@@ -13,8 +13,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
-
-	"github.com/authsvc/authsvc/internal/limit"
 )
 
 // SettingError is about a setting by which Redis can never work, whoever waits.
@@ -104,7 +102,7 @@ func (s *Store) checkServers(ctx context.Context) error {
 
 // hello gives what the server at an address says that it is.
 func (s *Store) hello(ctx context.Context, address string) (mode string, err error) {
-	o := &redis.Options{Addr: address, Username: s.o.Username, Password: s.o.Password, TLSConfig: s.o.TLS, MaxRetries: -1,
+	o := &redis.Options{Addr: address, Username: s.o.Username, Password: s.o.Password, TLSConfig: s.o.TLS, Dialer: dial(s.o.TLS, &s.strange), MaxRetries: -1,
 		DialTimeout: dialTimeout, DialerRetries: 1, ReadTimeout: replyTimeout, ContextTimeoutEnabled: true, DisableIdentity: true, PipelinePoolSize: -1, PoolSize: 1}
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	if s.o.Mode == Sentinel {
@@ -180,11 +178,11 @@ func (s *Store) checkTLS(ctx context.Context, address string) error {
 
 // checkRights does once whatever the service does.
 func (s *Store) checkRights(ctx context.Context) error {
-	if err := s.probe(ctx, ""); err != nil {
+	if err := s.probe(ctx); err != nil {
 		return err
 	}
-	free := newCount(s.prefix+"probe:{}", limit.Rule{Free: 1}, limit.Released)
-	if err := s.script.Eval(ctx, s.client, []string{free.key}, append([]any{"0"}, free.args...)...).Err(); err != nil {
+	// The probe needs +eval where Redis does not know the script alone. Without keys it does nothing.
+	if err := s.script.Eval(ctx, s.client, nil).Err(); err != nil {
 		return err
 	}
 	if err := s.client.Publish(ctx, s.channel(), "").Err(); err != nil {

@@ -68,8 +68,8 @@ func TestTheDocumentedRightsAreEnoughAndNoneIsTooMany(t *testing.T) {
 	if n := cli(t, r, "ACL", "LOG"); n != "" {
 		t.Errorf("something was tried in vain:\n%s", n)
 	}
-	if keys := cli(t, r, "KEYS", "*probe*"); keys != "" {
-		t.Errorf("the check left %s behind", keys)
+	if n := cli(t, r, "DBSIZE"); n != "1" {
+		t.Errorf("beside the one counter the check left something behind: %s keys", n)
 	}
 	for _, right := range []string{"+eval", "+evalsha", "+get", "+set", "+del", "+time", "+publish", "+subscribe", "+ping", "~authsvc:*", "&authsvc:*"} {
 		t.Run("without "+right, func(t *testing.T) {

@@ -5,38 +5,37 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
-	"fmt"
+	"math"
 	"strconv"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/authsvc/authsvc/internal/limit"
 )
 
 var _ limit.Shared = (*Store)(nil)
 
-// settle is one count: KEYS[1], by the server's own clock, in microseconds. It answers with the key and the number of the call, so that
-// an answer to something else is known as such. A counter is "width:newest slice:failures,failures,…" (the newest slice first) of a
-// rule with a window, and "failures:last" of one without. Of a clock that went back nobody waits longer than the rule says,
-// and nothing is forgotten.
+// settle judges and counts a sign-in in one step, by the server's own clock, in microseconds: KEYS are the counters, and each has four
+// numbers. It answers with the number of the call and, for each key, its name and its wait, so that an answer to something else is known
+// as such. A counter is "width:newest slice:failures,failures,…" (the newest slice first) of a rule with a window, and "failures:last" of
+// one without. Where one key refuses, no key counts. Of a clock that went back nobody waits longer than the rule says, and nothing is forgotten.
 const settle = `
-local key, call, outcome = KEYS[1], ARGV[1], ARGV[2]
-local free, width, most, keep = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local parts = 10
+local outcome, parts = ARGV[2], 10
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local held = redis.call('GET', key)
-local wait, changed = 0, false
+local answer, counters, refused = {ARGV[1]}, {}, false
 
-if width > 0 then
-  local newest, slices, failures = math.floor(now / width), {}, 0
-  for age = 0, parts do slices[age] = 0 end
-  if held then
-    local was, slice, list = string.match(held, '^(%d+):(%d+):(.*)$')
+for i, key in ipairs(KEYS) do
+  local free, width, most = tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i]), tonumber(ARGV[4 * i + 1])
+  local held = redis.call('GET', key)
+  local c = {key = key, width = width, keep = ARGV[4 * i + 2], held = held, mended = false}
+  local wait = 0
+  if width > 0 then
+    local newest, slices, failures = math.floor(now / width), {}, 0
+    for age = 0, parts do slices[age] = 0 end
+    local was, slice, list = string.match(held or '', '^(%d+):(%d+):(.*)$')
     if was and tonumber(was) == width then
       local age = newest - tonumber(slice)
-      if age < 0 then age, changed = 0, true end
+      if age < 0 then age, c.mended = 0, true end
       for n in string.gmatch(list, '%d+') do
         if age <= parts then
           slices[age] = tonumber(n)
@@ -45,64 +44,57 @@ if width > 0 then
         age = age + 1
       end
     end
-  end
-  if failures >= free then
-    wait = width
-    for age = parts, 0, -1 do
-      if slices[age] > 0 then
-        wait = math.max(1, (newest - age + parts + 1) * width - now)
-        break
+    if failures >= free then
+      wait = width
+      for age = parts, 0, -1 do
+        if slices[age] > 0 then
+          wait = math.max(1, (newest - age + parts + 1) * width - now)
+          break
+        end
       end
     end
-  elseif outcome == 'failed' then
-    slices[0], changed = slices[0] + 1, true
+    c.newest, c.slices = newest, slices
+  else
+    local n, at = string.match(held or '', '^(%d+):(%d+)$')
+    c.failures, c.last = tonumber(n or 0), tonumber(at or 0)
+    if c.last > now then c.last, c.mended = now, true end
+    if c.failures >= free then
+      local beyond, delay = c.failures - free, most
+      if beyond < 16 then delay = math.min(most, 1000000 * 2 ^ beyond) end
+      wait = math.max(0, c.last + delay - now)
+    end
   end
-  if changed then
-    redis.call('SET', key, string.format('%.0f:%.0f:', width, newest) .. table.concat(slices, ',', 0, parts), 'PX', keep)
-  end
-else
-  local failures, last = 0, 0
-  if held then
-    local n, at = string.match(held, '^(%d+):(%d+)$')
-    if n then failures, last = tonumber(n), tonumber(at) end
-  end
-  if last > now then last, changed = now, true end
-  if failures >= free then
-    local beyond, delay = failures - free, most
-    if beyond < 16 then delay = math.min(most, 1000000 * 2 ^ beyond) end
-    wait = math.max(0, last + delay - now)
-  end
-  if wait == 0 and outcome == 'failed' then
-    failures, last, changed = failures + 1, now, true
-  elseif wait == 0 and outcome == 'succeeded' and held then
-    failures, changed = 0, false
-    redis.call('DEL', key)
-  end
-  if changed then
-    redis.call('SET', key, string.format('%.0f:%.0f', failures, last), 'PX', keep)
+  refused = refused or wait > 0
+  counters[i], answer[2 * i], answer[2 * i + 1] = c, key, math.ceil(wait)
+end
+
+local failed = not refused and outcome == 'failed'
+for _, c in ipairs(counters) do
+  if c.width > 0 then
+    if failed then c.slices[0] = c.slices[0] + 1 end
+    if failed or c.mended then
+      redis.call('SET', c.key, string.format('%.0f:%.0f:', c.width, c.newest) .. table.concat(c.slices, ',', 0, parts), 'PX', c.keep)
+    end
+  elseif not refused and outcome == 'succeeded' then
+    if c.held then redis.call('DEL', c.key) end
+  else
+    if failed then c.failures, c.last = c.failures + 1, now end
+    if failed or c.mended then
+      redis.call('SET', c.key, string.format('%.0f:%.0f', c.failures, c.last), 'PX', c.keep)
+    end
   end
 end
-return {key, call, math.ceil(wait)}
+return answer
 `
-
-// count is one run of the script.
-type count struct {
-	key  string // in Redis
-	args []any
-}
 
 // Settle implements limit.Shared, in one round trip; in another one where Redis has forgotten the script.
 func (s *Store) Settle(ctx context.Context, counts []limit.Count, o limit.Outcome) (waits []time.Duration, err error) {
 	if len(counts) == 0 {
 		return nil, nil
 	}
-	calls := make([]count, len(counts))
-	for i, c := range counts {
-		calls[i] = newCount(s.name(c.Key), c.Rule, o)
-	}
-	err = s.call(ctx, func(ctx context.Context) (key string, err error) {
-		waits, key, err = s.settle(ctx, calls)
-		return key, err
+	err = s.call(ctx, func(ctx context.Context) (err error) {
+		waits, err = s.settle(ctx, counts, o)
+		return err
 	})
 	return waits, err
 }
@@ -113,8 +105,9 @@ func (s *Store) name(key string) string {
 	return s.prefix + "limit:" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-func newCount(key string, r limit.Rule, o limit.Outcome) count {
-	outcome, keep := "released", limit.Forget
+// settle runs the script.
+func (s *Store) settle(ctx context.Context, counts []limit.Count, o limit.Outcome) ([]time.Duration, error) {
+	call, outcome := strconv.FormatUint(s.serial.Add(1), 36), "released"
 	switch o {
 	case limit.Released:
 	case limit.Failed:
@@ -122,64 +115,49 @@ func newCount(key string, r limit.Rule, o limit.Outcome) count {
 	case limit.Succeeded:
 		outcome = "succeeded"
 	}
-	width := r.Window / 10
-	if r.Window > 0 {
-		keep = r.Window + 2*width
-	}
-	return count{key: key, args: []any{outcome, r.Free, width.Microseconds(), r.MaxDelay.Microseconds(), keep.Milliseconds()}}
-}
-
-// settle runs the script for each count, in one pipeline, and gives the key whose run failed.
-func (s *Store) settle(ctx context.Context, counts []count) (waits []time.Duration, failed string, err error) {
-	waits = make([]time.Duration, len(counts))
-	left := make([]int, len(counts))
-	for i := range counts {
-		left[i] = i
-	}
-	for _, run := range []func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd{s.script.EvalSha, s.script.Eval} {
-		pipe := s.client.Pipeline()
-		calls, cmds := make([]string, len(left)), make([]*redis.Cmd, len(left))
-		for n, i := range left {
-			calls[n] = strconv.FormatUint(s.serial.Add(1), 36)
-			cmds[n] = run(ctx, pipe, []string{counts[i].key}, append([]any{calls[n]}, counts[i].args...)...)
+	keys, args := make([]string, len(counts)), []any{call, outcome}
+	for i, c := range counts {
+		width, keep := c.Rule.Window/10, limit.Forget
+		if c.Rule.Window > 0 {
+			keep = c.Rule.Window + 2*width
 		}
-		_, _ = pipe.Exec(ctx) // each command has its own error
-		var again []int
-		for n, i := range left {
-			if redis.HasErrorPrefix(cmds[n].Err(), "NOSCRIPT") {
-				again = append(again, i)
-				continue
-			}
-			if waits[i], err = answer(cmds[n], counts[i].key, calls[n]); err != nil {
-				return nil, counts[i].key, err
-			}
-		}
-		if left = again; len(left) == 0 {
-			return waits, "", nil
-		}
+		keys[i] = s.name(c.Key)
+		args = append(args, c.Rule.Free, width.Microseconds(), c.Rule.MaxDelay.Microseconds(), keep.Milliseconds())
 	}
-	return nil, counts[left[0]].key, errors.New("redisstore: Redis forgets the script at once")
-}
-
-// answer reads what the script said, which must be to this call.
-func answer(cmd *redis.Cmd, key, call string) (time.Duration, error) {
-	parts, err := cmd.Slice()
+	said, err := s.script.Run(ctx, s.client, keys, args...).Slice()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	if len(parts) == 3 && parts[0] == key && parts[1] == call {
-		if wait, ok := parts[2].(int64); ok && wait >= 0 {
-			return time.Duration(wait) * time.Microsecond, nil
-		}
+	waits, err := read(said, keys, call)
+	if err != nil {
+		s.strange.Add(1) // this connection is one answer behind, or worse, and would stay so
 	}
-	return 0, errors.New("redisstore: Redis answered something else than it was asked")
+	return waits, err
 }
 
-// probe counts where the key stands, in a Cluster in its slot, and takes that back: a server that is read-only or full
-// answers reads. An empty key stands for any.
-func (s *Store) probe(ctx context.Context, key string) error {
-	name := fmt.Sprintf("%sprobe:{%s}", s.prefix, key)
-	rule := limit.Rule{Free: 1000, MaxDelay: time.Millisecond}
-	_, _, err := s.settle(ctx, []count{newCount(name, rule, limit.Failed), newCount(name, rule, limit.Succeeded)})
+// read takes the waits from what the script said, which must be to this call.
+func read(said []any, keys []string, call string) ([]time.Duration, error) {
+	other := errors.New("redisstore: Redis answered something else than it was asked")
+	if len(said) != 1+2*len(keys) || said[0] != call {
+		return nil, other
+	}
+	waits := make([]time.Duration, len(keys))
+	for i, key := range keys {
+		wait, ok := said[2*i+2].(int64)
+		if said[2*i+1] != key || !ok || wait < 0 {
+			return nil, other
+		}
+		waits[i] = time.Duration(min(wait, math.MaxInt64/1000)) * time.Microsecond
+	}
+	return waits, nil
+}
+
+// probe counts and takes that back: a server that is read-only or full answers reads. It stands where all the counters do.
+func (s *Store) probe(ctx context.Context) error {
+	count := []limit.Count{{Key: "probe", Rule: limit.Rule{Free: 1000, MaxDelay: time.Millisecond}}}
+	_, err := s.settle(ctx, count, limit.Failed)
+	if err == nil {
+		_, err = s.settle(ctx, count, limit.Succeeded)
+	}
 	return err
 }

@@ -183,7 +183,7 @@ func TestD03AnAnswerToSomethingElseIsNone(t *testing.T) {
 					if lie.Load() {
 						key, call = c.answer(key, call)
 					}
-					return fmt.Sprintf("*3\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n:0\r\n", len(key), key, len(call), call)
+					return fmt.Sprintf("*3\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n:0\r\n", len(call), call, len(key), key)
 				default:
 					return "-ERR unknown command\r\n"
 				}

@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"net"
 	"time"
 )
 
@@ -12,12 +13,12 @@ type Breaker struct{ *breaker }
 var ErrAway = errAway
 
 // NewBreaker makes one.
-func NewBreaker(probe func(context.Context, string) error, away func(error), back func()) *Breaker {
+func NewBreaker(probe func(context.Context) error, away func(error), back func()) *Breaker {
 	return &Breaker{newBreaker(callTimeout, probe, away, back)}
 }
 
 // Call is call.
-func (b *Breaker) Call(ctx context.Context, make func(context.Context) (string, error)) error {
+func (b *Breaker) Call(ctx context.Context, make func(context.Context) error) error {
 	return b.call(ctx, make)
 }
 
@@ -32,6 +33,12 @@ func Patient(o Options) Options {
 	o.within = 10 * time.Second
 	return o
 }
+
+// Bounded is what a Store reads its answers through.
+func Bounded(c net.Conn) net.Conn { return &bounded{Conn: c} }
+
+// ErrBounds is errBounds.
+var ErrBounds = errBounds
 
 // Name is the key in Redis that a count has.
 func (s *Store) Name(key string) string { return s.name(key) }

@@ -35,12 +35,12 @@ func (s *Store) publish(ctx context.Context) {
 		case <-s.news:
 		}
 		// An error that Redis itself answers says nothing about the counters; the log is looked at by the clock in any case.
-		err := s.call(ctx, func(ctx context.Context) (string, error) {
+		err := s.call(ctx, func(ctx context.Context) error {
 			err := s.client.Publish(ctx, s.channel(), "").Err()
 			if refused(err) {
-				return "", nil
+				return nil
 			}
-			return "", err
+			return err
 		})
 		if err == nil {
 			rest(ctx, publishPause)
@@ -68,8 +68,13 @@ func (s *Store) Listen(ctx context.Context, hint func()) error {
 	return nil
 }
 
-// hear listens until the subscription ends, and reports whether there was one.
+// hear listens until the subscription ends, and reports whether there was one. go-redis panics over a message of another form than it knows.
 func (s *Store) hear(ctx context.Context, hint func()) (heard bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.o.Logger.Warn("Redis sent something else than a message; the channel is listened to anew", "panic", p)
+		}
+	}()
 	sub := s.client.Subscribe(ctx, s.channel())
 	defer sub.Close() //nolint:errcheck // it is broken or not needed any more
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })

@@ -68,8 +68,9 @@ type Store struct {
 	o       Options
 	client  redis.UniversalClient
 	script  *redis.Script
-	prefix  string // of every key and of the channel
+	prefix  string // of every key and of the channel; it puts them into one slot of a Cluster
 	serial  atomic.Uint64
+	strange atomic.Int64 // answers that were to something else
 	breaker *breaker
 	news    chan struct{} // Announce was called
 }
@@ -104,7 +105,7 @@ func New(o Options) (*Store, error) {
 	}
 	logging.Disable() // go-redis writes addresses to stderr, for the whole process; what matters comes back as an error
 	sum := sha256.Sum256([]byte(o.Issuer))
-	s := &Store{o: o, script: redis.NewScript(settle), prefix: "authsvc:" + hex.EncodeToString(sum[:8]) + ":", news: make(chan struct{}, 1)}
+	s := &Store{o: o, script: redis.NewScript(settle), prefix: "authsvc:{" + hex.EncodeToString(sum[:8]) + "}:", news: make(chan struct{}, 1)}
 	s.client = s.connect()
 	s.breaker = newBreaker(cmp.Or(o.within, callTimeout), s.probe, func(err error) {
 		o.Logger.Warn("Redis is away: every server counts failed sign-ins by itself, and hears of revocations by the database alone", "error", explain(err))
@@ -116,7 +117,7 @@ func New(o Options) (*Store, error) {
 // count twice.
 func (s *Store) connect() redis.UniversalClient {
 	u := &redis.UniversalOptions{Addrs: s.o.Addresses, MasterName: s.o.MasterName, Username: s.o.Username, Password: s.o.Password,
-		SentinelUsername: s.o.SentinelUsername, SentinelPassword: s.o.SentinelPassword, TLSConfig: s.o.TLS,
+		SentinelUsername: s.o.SentinelUsername, SentinelPassword: s.o.SentinelPassword, TLSConfig: s.o.TLS, Dialer: dial(s.o.TLS, &s.strange),
 		MaxRetries: -1, DialTimeout: dialTimeout, DialerRetries: 1, DialerRetryTimeout: 10 * time.Millisecond,
 		ReadTimeout: replyTimeout, WriteTimeout: replyTimeout, PoolTimeout: replyTimeout, ContextTimeoutEnabled: true,
 		PoolSize: connections, PipelinePoolSize: -1, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10, DisableIdentity: true,
@@ -152,7 +153,7 @@ func (s *Store) Up() bool { return s.breaker.up() }
 func (s *Store) Close() error { return s.client.Close() }
 
 // call makes one call, unless Redis is away, and counts how it ended.
-func (s *Store) call(ctx context.Context, make func(context.Context) (key string, err error)) error {
+func (s *Store) call(ctx context.Context, make func(context.Context) error) error {
 	err := s.breaker.call(ctx, make)
 	switch {
 	case err == nil:

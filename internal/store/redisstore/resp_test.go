@@ -64,8 +64,9 @@ func converse(c net.Conn, answer func(args []string) string) {
 			}
 			args[i] = strings.TrimSuffix(string(text), "\r\n")
 		}
-		if _, err := io.WriteString(c, answer(args)); err != nil {
-			return
+		text := answer(args)
+		if _, err := io.WriteString(c, text); err != nil || text == "" {
+			return // nothing to say is the end
 		}
 	}
 }
