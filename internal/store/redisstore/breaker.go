@@ -61,11 +61,11 @@ func (b *breaker) call(ctx context.Context, make func(context.Context) error) er
 	return err
 }
 
-// fail takes Redis for away, unless that was done since the call began.
+// fail takes Redis for away, unless that was done since the call began, or before.
 func (b *breaker) fail(turn int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.turns.CompareAndSwap(turn, turn+1) {
+	if turn%2 == 0 || !b.turns.CompareAndSwap(turn, turn+1) {
 		return
 	}
 	b.err = err
@@ -144,10 +144,7 @@ func (b *breaker) guard(ctx context.Context) {
 		}
 		turn := b.turns.Load()
 		if err := b.look(ctx); err != nil && ctx.Err() == nil {
-			b.mu.Lock()
-			key := b.key
-			b.mu.Unlock()
-			b.fail(turn, key, err)
+			b.fail(turn, err)
 		}
 	}
 }
