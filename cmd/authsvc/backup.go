@@ -26,9 +26,11 @@ func restoreCommands() []command {
 	return []command{{group: "restore", args: "BACKUP", about: "make a backup the SQLite database, while no server runs", setup: restore, storeless: true}}
 }
 
-// interruptible ends with the first signal; what was begun is undone before the process ends.
+// interruptible ends with the first signal; what was begun is undone before the process ends. A second one ends that at once.
 func (r *call) interruptible() (context.Context, func()) {
-	return signal.NotifyContext(r.ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(r.ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
 
 func makeBackup(r *call) error {

@@ -4,10 +4,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/term"
 
@@ -59,7 +57,7 @@ func versions(s app.Schema) string {
 }
 
 func migrateUp(r *call) error {
-	ctx, stop := signal.NotifyContext(r.ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := r.interruptible()
 	defer stop()
 	p := &progress{w: r.stdout}
 	if f, ok := r.stdout.(*os.File); ok {

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -107,16 +108,26 @@ func checkCertificates(cfg config.Config, now time.Time) (problems []error) {
 		case now.Before(pair.Leaf.NotBefore):
 			problems = append(problems, fmt.Errorf("%s: the certificate is good from %s on only: is this machine's clock right?", setting, pair.Leaf.NotBefore.UTC().Format(time.RFC3339)))
 		}
-		issuer, err := url.Parse(cfg.Issuer)
-		if l.name != "http" || err != nil || issuer.Hostname() == "" || len(cfg.Gateway.TrustedProxies) > 0 {
-			continue
-		}
-		if err := pair.Leaf.VerifyHostname(issuer.Hostname()); err != nil {
-			problems = append(problems, fmt.Errorf("%s: the certificate is not for the issuer's name: %w; where a proxy stands before this listener, name it in gateway.trusted_proxies", setting, err))
+		if err := misnamed(cfg, pair.Leaf); err != nil && l.name == "http" {
+			problems = append(problems, fmt.Errorf("%s: %w; %s", setting, err, misnamedDo))
 		}
 	}
 	return problems
 }
+
+// misnamed says whether clients will take the HTTP listener for another than the issuer.
+func misnamed(cfg config.Config, leaf *x509.Certificate) error {
+	issuer, err := url.Parse(cfg.Issuer)
+	if err != nil || issuer.Hostname() == "" || len(cfg.Gateway.TrustedProxies) > 0 {
+		return nil
+	}
+	if err := leaf.VerifyHostname(issuer.Hostname()); err != nil {
+		return fmt.Errorf("the certificate is not for the issuer's name: %w", err)
+	}
+	return nil
+}
+
+const misnamedDo = "where a proxy stands before this listener, name it in gateway.trusted_proxies"
 
 // checkDatabase asks the database whether a server can work with it.
 func checkDatabase(ctx context.Context, cfg config.Config, problems []error) error {
@@ -128,12 +139,8 @@ func checkDatabase(ctx context.Context, cfg config.Config, problems []error) err
 	switch {
 	case errors.Is(err, sqlstore.ErrNoDatabase) || errors.Is(err, sqlstore.ErrSchemaOlder):
 		return nil // the server makes it, or brings it up to date
-	case err != nil && (about([]error{err}, "database")):
-		return err
-	case err != nil && o.Path != "":
-		return named("database.path", err)
 	case err != nil:
-		return named("database.url", err)
+		return ofDatabase(o, err)
 	}
 	var found []error
 	if !about(problems, "secrets.key_encryption_keys_file") {
@@ -143,6 +150,17 @@ func checkDatabase(ctx context.Context, cfg config.Config, problems []error) err
 		found = append(found, named("secrets.refresh_keys_file", checkRefreshKeys(ctx, db, cfg)))
 	}
 	return errors.Join(append(found, db.Close())...)
+}
+
+// ofDatabase makes an error name the setting, if it does not.
+func ofDatabase(o sqlstore.Options, err error) error {
+	switch {
+	case about([]error{err}, "database"):
+		return err
+	case o.Path != "":
+		return named("database.path", err)
+	}
+	return named("database.url", err)
 }
 
 // checkKEK opens every signing key that a server would.

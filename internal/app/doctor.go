@@ -153,15 +153,8 @@ func lookAtDatabase(ctx context.Context, e *examined) []Finding {
 		return []Finding{finding(LevelProblem, err.Error(), "mend this setting")}
 	}
 	db, err := sqlstore.OpenExisting(ctx, o)
-	switch {
-	case errors.Is(err, sqlstore.ErrSchemaOlder):
-		return []Finding{finding(LevelProblem, err.Error(), "run authsvc migrate up")}
-	case errors.Is(err, sqlstore.ErrSchemaNewer):
-		return []Finding{finding(LevelProblem, err.Error(), "use the release that the servers run: this program is older")}
-	case errors.Is(err, sqlstore.ErrNotOwner):
-		return []Finding{finding(LevelProblem, err.Error(), "run this as the service's user")}
-	case err != nil:
-		return []Finding{finding(LevelProblem, err.Error(), "start the database, or mend the setting that is named")}
+	if err != nil {
+		return []Finding{finding(LevelProblem, ofDatabase(o, err).Error(), unopened(o, err))}
 	}
 	begun := time.Now()
 	if err := db.Ping(ctx); err != nil {
@@ -170,18 +163,44 @@ func lookAtDatabase(ctx context.Context, e *examined) []Finding {
 	}
 	took := time.Since(begun)
 	e.db = db
-	if took > slowAnswer {
-		return []Finding{finding(LevelWarning, fmt.Sprintf("an answer of the database takes %v", took.Round(time.Millisecond)), "bring it nearer, or find what it is busy with: each refresh waits for one answer")}
-	}
 	schema, err := db.Schema(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return unanswered(err)
-	case schema.Pending() > 0:
-		return []Finding{finding(LevelWarning, fmt.Sprintf("%d steps of its schema are still to be done: it has version %d, this release brings %d", schema.Pending(), schema.Database, schema.Program),
-			"run authsvc migrate up, while the servers run")}
 	}
-	return []Finding{fine("it answers within %v, and its schema has all that this release brings", took.Round(10*time.Microsecond))}
+	return judgeDatabase(took, schema)
+}
+
+// unopened is what to do about a database that cannot be opened.
+func unopened(o sqlstore.Options, err error) string {
+	switch {
+	case errors.Is(err, sqlstore.ErrNoDatabase):
+		return "start a server, which makes it; or, if there was one, mend this setting, or restore a backup"
+	case errors.Is(err, sqlstore.ErrNotOurs):
+		return "mend this setting: a server refuses to start on it"
+	case errors.Is(err, sqlstore.ErrSchemaOlder):
+		return "run authsvc migrate up"
+	case errors.Is(err, sqlstore.ErrSchemaNewer):
+		return "use the release that the servers run: this program is older"
+	case errors.Is(err, sqlstore.ErrNotOwner):
+		return "run this as the service's user"
+	case o.Path != "":
+		return "mend this setting, or the disk; if the file is damaged, authsvc restore puts a backup in its place"
+	}
+	return "start the database, or mend the setting that is named"
+}
+
+func judgeDatabase(took time.Duration, schema sqlstore.Schema) (found []Finding) {
+	if took > slowAnswer {
+		found = append(found, finding(LevelWarning, fmt.Sprintf("an answer of the database takes %v", took.Round(time.Millisecond)), "bring it nearer, or find what it is busy with: each refresh waits for one answer"))
+	}
+	if n := schema.Pending(); n > 0 {
+		found = append(found, finding(LevelWarning, fmt.Sprintf("%d steps of its schema are still to be done: it has version %d, this release brings %d", n, schema.Database, schema.Program),
+			"run authsvc migrate up, while the servers run"))
+	}
+	if len(found) == 0 {
+		found = append(found, fine("it answers within %v, and its schema has all that this release brings", took.Round(10*time.Microsecond)))
+	}
+	return found
 }
 
 // slowAnswer is what a database on the same network never needs to read one row.

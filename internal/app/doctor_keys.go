@@ -138,6 +138,9 @@ func lookAtCertificates(_ context.Context, e *examined) (found []Finding) {
 			continue
 		}
 		found = append(found, judgeCertificate(l.setting, pair.Leaf, e.now()))
+		if err := misnamed(e.cfg, pair.Leaf); err != nil && l.setting == "http.tls" {
+			found = append(found, finding(LevelProblem, l.setting+": "+err.Error(), "get one that is; "+misnamedDo))
+		}
 	}
 	if len(found) == 0 {
 		found = append(found, fine("no listener has TLS of its own"))

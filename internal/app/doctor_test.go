@@ -57,6 +57,8 @@ func TestTheDoctorJudges(t *testing.T) {
 		want  string // the levels, in order, and a word of the last finding
 		word  string
 	}{
+		{"a database", app.Judges.Database(time.Millisecond, sqlstore.Schema{Steps: []sqlstore.Step{{State: sqlstore.Done}}}), "ok", "all that this release brings"},
+		{"D10 one that is slow, and not migrated", app.Judges.Database(time.Second, sqlstore.Schema{Steps: []sqlstore.Step{{}}}), "warning warning", "migrate up"},
 		{"a disk with room", app.Judges.Disk("/d", 5<<30), "ok", "5120 MiB"},
 		{"D11 a disk with little room", app.Judges.Disk("/d", 500<<20), "warning", "make room"},
 		{"D11 a full disk", app.Judges.Disk("/d", 1<<20), "problem", "make room"},

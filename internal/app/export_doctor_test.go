@@ -15,6 +15,7 @@ import (
 
 // Judges are the doctor's, for what cannot be caused in a test, or not exactly.
 var Judges = struct {
+	Database    func(took time.Duration, schema sqlstore.Schema) []Finding
 	Disk        func(folder string, free uint64) []Finding
 	Server      func(sqlstore.Server) []Finding
 	Replication func(sqlstore.Server) []Finding
@@ -25,7 +26,7 @@ var Judges = struct {
 	Certificate func(string, *x509.Certificate, time.Time) Finding
 	Watchers    func([]Watcher) []Finding
 	Instances   func([]instance.Instance, time.Time, revocation.Page) []Finding
-}{judgeDisk, judgeServer, judgeReplication, judgeConnections, judgeSkew, judgeBacklog, judgeKeys, judgeCertificate, judgeWatchers, judgeInstances}
+}{judgeDatabase, judgeDisk, judgeServer, judgeReplication, judgeConnections, judgeSkew, judgeBacklog, judgeKeys, judgeCertificate, judgeWatchers, judgeInstances}
 
 // ExamineWith runs checks that a test gives, one for each name.
 func ExamineWith(ctx context.Context, limit time.Duration, looks map[string]func(context.Context) []Finding) []Finding {

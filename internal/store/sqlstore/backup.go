@@ -128,6 +128,8 @@ func Inspect(ctx context.Context, path string) (c Copy, err error) {
 func (c *Copy) read(t *lite, path string) (err error) {
 	e, err := t.words.extent(t.once)
 	switch c.Schema = e.version; {
+	case errors.Is(err, ErrNotOurs):
+		return fmt.Errorf("%w (%s)", err, path)
 	case err != nil:
 		return err
 	case c.Schema < 1:
@@ -156,6 +158,9 @@ func (c *Copy) read(t *lite, path string) (err error) {
 	return err
 }
 
+// logs are what SQLite puts behind the name of a file for the logs that it plays into whatever has that name.
+var logs = [...]string{"-wal", "-journal"}
+
 // plausible looks at a file without SQLite, for what it would say less clearly, and gives its size.
 func plausible(path string) (int64, error) {
 	info, err := os.Stat(path)
@@ -165,8 +170,14 @@ func plausible(path string) (int64, error) {
 	if !info.Mode().IsRegular() {
 		return 0, fmt.Errorf("%w (%s): it is not a file", ErrDamaged, path)
 	}
-	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
-		return 0, fmt.Errorf("%w: %s-wal lies beside it, so it is in use, or was copied by other means than authsvc backup", ErrDamaged, path)
+	real, err := filepath.EvalSymlinks(path) // by its own name SQLite finds what goes with a file
+	if err != nil {
+		return 0, err
+	}
+	for _, log := range logs {
+		if beside, err := os.Stat(real + log); err == nil && beside.Size() > 0 {
+			return 0, fmt.Errorf("%w: %s%s lies beside it, so it is in use, or was copied by other means than authsvc backup", ErrDamaged, real, log)
+		}
 	}
 	return info.Size(), begins(path)
 }
@@ -195,6 +206,9 @@ func broken(path string, err error) error {
 		return fmt.Errorf("%w (%s): %w", ErrDamaged, path, err)
 	case sqlite3.SQLITE_ERROR: // a table or a column is missing
 		return fmt.Errorf("%w (%s): %w", ErrNotOurs, path, err)
+	}
+	if errors.Is(err, sql.ErrNoRows) { // of the installation
+		return fmt.Errorf("%w (%s): it says of no installation whose it is", ErrDamaged, path)
 	}
 	return err
 }

@@ -236,6 +236,13 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
+func link(t *testing.T, to, name string) {
+	t.Helper()
+	if err := os.Symlink(to, name); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestWhatIsNoBackupIsSaidToBeNone(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "db")
@@ -279,6 +286,23 @@ func TestWhatIsNoBackupIsSaidToBeNone(t *testing.T) {
 		{"a copy of the file alone of a database that is in use", func(t *testing.T, out string) {
 			write(t, out, string(content))
 			write(t, out+"-wal", "x")
+		}, sqlstore.ErrDamaged},
+		{"a link to such a copy", func(t *testing.T, out string) {
+			write(t, out+".live", string(content))
+			write(t, out+".live-wal", "x")
+			link(t, out+".live", out)
+		}, sqlstore.ErrDamaged},
+		{"the twin, a link to a backup", func(t *testing.T, out string) {
+			write(t, out+".live", string(content))
+			link(t, out+".live", out)
+		}, nil},
+		{"a copy of a database in the middle of a transaction", func(t *testing.T, out string) {
+			write(t, out, string(content))
+			write(t, out+"-journal", "x")
+		}, sqlstore.ErrDamaged},
+		{"one without its installation", func(t *testing.T, out string) {
+			write(t, out, string(content))
+			exec(t, raw(t, out), `DELETE FROM installation`)
 		}, sqlstore.ErrDamaged},
 		{"a newer program's", func(t *testing.T, out string) {
 			write(t, out, string(content))
@@ -415,6 +439,9 @@ func TestARestoreOverAWreckKeepsItWithItsLog(t *testing.T) {
 	wreck := strings.Repeat("a wreck ", 2048)
 	write(t, path, wreck)
 	write(t, path+"-wal", "its log")
+	write(t, path+"-journal", "its journal")
+	write(t, path+".restoring", "of a restore that was killed")
+	write(t, path+".restoring-wal", "and its log")
 	r, err := sqlstore.BeginRestore(t.Context(), sqlstore.RestoreOptions{Path: path, Backup: backup, Replace: true})
 	if err != nil {
 		t.Fatal(err)
@@ -426,7 +453,7 @@ func TestARestoreOverAWreckKeepsItWithItsLog(t *testing.T) {
 	if err := errors.Join(err, r.Close()); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{kept: wreck, kept + "-wal": "its log"} {
+	for name, want := range map[string]string{kept: wreck, kept + "-wal": "its log", kept + "-journal": "its journal"} {
 		if got, err := os.ReadFile(name); err != nil || string(got) != want {
 			t.Errorf("%s holds %.40q, %v", name, got, err)
 		}
@@ -438,9 +465,58 @@ func TestARestoreOverAWreckKeepsItWithItsLog(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	write(t, path+"-wal", "x")
-	if _, err := sqlstore.BeginRestore(t.Context(), sqlstore.RestoreOptions{Path: path, Backup: backup}); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("beside a log without a database: %v", err)
+	for _, log := range []string{path + "-wal", path + "-journal"} {
+		write(t, log, "x")
+		if _, err := sqlstore.BeginRestore(t.Context(), sqlstore.RestoreOptions{Path: path, Backup: backup}); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), log) {
+			t.Errorf("beside a log without a database: %v", err)
+		}
+		if err := os.Remove(log); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAFileOfAnotherProgramIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, holds string
+		want        error
+	}{
+		{"one with tables", `CREATE TABLE notes (a); INSERT INTO notes VALUES (1)`, sqlstore.ErrNotOurs},
+		{"the twin, one that is empty", `PRAGMA user_version = 1`, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "db")
+			write(t, path, "")
+			db := raw(t, path)
+			exec(t, db, tt.holds)
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			m, err := sqlstore.OpenMigrator(t.Context(), sqlstore.Options{Path: path})
+			if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+				t.Errorf("migrate says %v, want %v", err, tt.want)
+			}
+			if m != nil {
+				if err := m.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			served, err := sqlstore.Open(t.Context(), sqlstore.Options{Path: path})
+			if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+				t.Errorf("a server says %v, want %v", err, tt.want)
+			}
+			if served != nil {
+				if err := served.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			if n := numbers(t, path, `SELECT COUNT(*) FROM sqlite_master WHERE name = 'installation'`); (n[0] == 1) != (tt.want == nil) {
+				t.Errorf("it has %d of our tables", n[0])
+			}
+		})
 	}
 }
 

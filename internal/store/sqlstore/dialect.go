@@ -19,6 +19,7 @@ type dialect struct {
 	skip     string // what stands for @skip; SQLite has one writer
 	schema   *strings.Replacer
 	table    string // how many tables of a name there are, as a format
+	others   string // how many things are in a database that is ours alone; empty where it may be shared
 	history  []version
 	version  atomic.Int64 // of the database's schema
 	earlier  *strings.Replacer
@@ -40,6 +41,7 @@ func sqliteWords() *dialect {
 	return &dialect{
 		schema:  strings.NewReplacer(),
 		table:   `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '%s'`,
+		others:  `SELECT count(*) FROM sqlite_master`,
 		earlier: earlier(),
 	}
 }

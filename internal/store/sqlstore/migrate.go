@@ -42,12 +42,22 @@ type extent struct {
 	oldest  int // the oldest program that may run on it, as the version that it is made for
 }
 
-// extent reads how far the schema is, by one statement after the other.
+// extent reads how far the schema is, by one statement after the other. ErrNotOurs: something else is in a file, which is to hold
+// nothing but what is ours; a PostgreSQL may be shared.
 func (d *dialect) extent(one func(query string) scanner) (e extent, err error) {
 	var there [2]int
 	for i, table := range []string{"schema_version", "schema_steps"} {
 		if err := one(fmt.Sprintf(d.table, table)).Scan(&there[i]); err != nil {
 			return e, fmt.Errorf("sqlstore: this is not a database of authsvc: %w", err)
+		}
+	}
+	if there[0] == 0 && d.others != "" {
+		var others int
+		if err := one(d.others).Scan(&others); err != nil {
+			return e, schemaProblem(err)
+		}
+		if others > 0 {
+			return e, ErrNotOurs
 		}
 	}
 	if there[0] == 0 {

@@ -96,8 +96,10 @@ func (r *Restore) place() error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if _, err := os.Lstat(path + "-wal"); err == nil { // SQLite would play it into the new file
-		return fmt.Errorf("%s-wal: %w, without its database: move it away", path, fs.ErrExist)
+	for _, log := range logs { // SQLite would play it into the new file
+		if _, err := os.Lstat(path + log); err == nil {
+			return fmt.Errorf("%s%s: %w, without its database: move it away", path, log, fs.ErrExist)
+		}
 	}
 	return nil
 }
@@ -106,9 +108,10 @@ func (r *Restore) place() error {
 func (r *Restore) Copy() Copy { return r.copy }
 
 // Open makes the new file beside the path: a copy of the backup with this program's schema and a new epoch. Nobody knows of it yet.
+// What a restore that was killed left there goes: the caller sees to it that there is one at a time.
 func (r *Restore) Open(ctx context.Context) (_ *DB, err error) {
 	name := r.name()
-	if err := reserve(name); err != nil {
+	if err := errors.Join(discard(name), reserve(name)); err != nil {
 		return nil, err
 	}
 	r.begun = true
@@ -173,9 +176,11 @@ func (r *Restore) replace() (kept string, err error) {
 	if err := os.Link(r.o.Path, kept); err != nil {
 		return "", fmt.Errorf("keep the old database (move it away by hand, and restore without -replace): %w", err)
 	}
-	if r.damaged { // SQLite could not fold its -wal in; it must not be played into the new file
-		if err := os.Rename(r.o.Path+"-wal", kept+"-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
+	if r.damaged { // SQLite could not fold its logs in; they must not be played into the new file
+		for _, log := range logs {
+			if err := os.Rename(r.o.Path+log, kept+log); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return "", err
+			}
 		}
 		if err := os.Remove(r.o.Path + "-shm"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
