@@ -68,10 +68,12 @@ func rotationDue(active, pending keys.Key, cfg keys.Config) time.Time {
 
 func judgeSeals(set keys.Set, sealer *keys.Sealer) (found []Finding) {
 	var older []string
+	sealed := 0
 	for _, k := range set.Keys {
 		if len(k.Sealed) == 0 {
 			continue
 		}
+		sealed++
 		if _, err := sealer.Open(k.ID, k.Sealed); err != nil {
 			found = append(found, finding(LevelProblem, "secrets.key_encryption_keys_file: "+err.Error(), "put the key-encryption key that sealed it back; if it is lost, authsvc keys revoke -all makes new keys, and every access token is refused"))
 			continue
@@ -83,7 +85,7 @@ func judgeSeals(set keys.Set, sealer *keys.Sealer) (found []Finding) {
 	switch {
 	case len(older) > 0:
 		found = append(found, finding(LevelWarning, fmt.Sprintf("secrets.key_encryption_keys_file: its first key has not sealed %s", strings.Join(older, ", ")), "authsvc keys rewrap seals them anew; then the older key-encryption key may go"))
-	case len(found) == 0:
+	case len(found) == 0 && sealed > 0:
 		found = append(found, fine("the key-encryption keys open every private half, and the first one has sealed them"))
 	}
 	return found

@@ -41,7 +41,7 @@ func (a *App) reloading(ctx context.Context) error {
 
 // apply takes of next what may change, and gives what holds then.
 func (a *App) apply(running, next config.Config) config.Config {
-	var applied, fixed []string
+	applied, fixed := []string{}, []string(nil)
 	for _, setting := range config.Changed(running, next) {
 		if setting == "log.level" || strings.HasPrefix(setting, "limits.") {
 			applied = append(applied, setting)

@@ -186,6 +186,9 @@ func privateFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !info.Mode().IsRegular() { // to open a pipe may take for ever
+		return nil, fmt.Errorf("%s: is not a regular file", path)
+	}
 	if info.Mode().Perm()&0o077 != 0 && !config.HandedOver(info) {
 		return nil, fmt.Errorf("%s: mode is %04o; a key file must be readable by its owner alone (chmod 600)", path, info.Mode().Perm())
 	}

@@ -232,7 +232,7 @@ func absent(path string) error {
 	return err
 }
 
-// reserve makes an empty file of mode 0600 that was not there.
+// reserve makes an empty file of mode 0600 that was not there, with no log of an older one beside it.
 func reserve(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -241,7 +241,13 @@ func reserve(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Chmod(0o600), f.Close())
+	err = errors.Join(f.Chmod(0o600), f.Close())
+	for _, log := range logs {
+		if e := os.Remove(path + log); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }
 
 // discard removes what a failure has left of a database.

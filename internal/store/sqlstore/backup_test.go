@@ -211,8 +211,12 @@ func TestABackupThatCannotBeMadeLeavesNothing(t *testing.T) {
 		t.Parallel()
 		path, out := prepare(t)
 		exec(t, raw(t, path), `UPDATE schema_version SET version = 1; DROP TABLE schema_steps; DROP INDEX audit_event; ALTER TABLE revocations DROP COLUMN committed_at; DROP TABLE instances; ALTER TABLE installation DROP COLUMN lineage`)
+		write(t, out+".partial-journal", "of one that was killed, and of which the other file was removed")
 		if c, err := sqlstore.Backup(t.Context(), path, out); err != nil || c.Schema != 1 || c.Sessions != 1 || !slices.Equal(c.RefreshKeys, []byte{0}) {
 			t.Errorf("%+v, %v", c, err)
+		}
+		if left := files(t, path); slices.ContainsFunc(left, func(n string) bool { return strings.HasPrefix(n, "copy.partial") }) {
+			t.Errorf("left behind: %q", left)
 		}
 	})
 	t.Run("and one that is given up", func(t *testing.T) {
