@@ -358,8 +358,8 @@ type TrustDelta struct {
 	Part uint32 `protobuf:"varint,5,opt,name=part,proto3" json:"part,omitempty"`
 	// more says that this change has a further part; until its last, cursor stays where it is.
 	More bool `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
-	// commit_time is when the oldest of the revocations that expire was committed, by the database's clock; absent where
-	// there is none.
+	// commit_time is when the oldest of the revocations was committed, by the database's clock; absent where there is none, or
+	// where that is not known (of a signing key's, by a server that has not written it down).
 	CommitTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=commit_time,json=commitTime,proto3" json:"commit_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -159,7 +159,7 @@ func (c *Copy) read(t *lite, path string) (err error) {
 }
 
 // logs are what SQLite puts behind the name of a file for the logs that it plays into whatever has that name.
-var logs = [...]string{"-wal", "-journal"}
+func logs() []string { return []string{"-wal", "-journal"} }
 
 // plausible looks at a file without SQLite, for what it would say less clearly, and gives its size.
 func plausible(path string) (int64, error) {
@@ -174,7 +174,7 @@ func plausible(path string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, log := range logs {
+	for _, log := range logs() {
 		if beside, err := os.Stat(real + log); err == nil && beside.Size() > 0 {
 			return 0, fmt.Errorf("%w: %s%s lies beside it, so it is in use, or was copied by other means than authsvc backup", ErrDamaged, real, log)
 		}
@@ -242,7 +242,7 @@ func reserve(path string) error {
 		return err
 	}
 	err = errors.Join(f.Chmod(0o600), f.Close())
-	for _, log := range logs {
+	for _, log := range logs() {
 		if e := os.Remove(path + log); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}

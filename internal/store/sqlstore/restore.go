@@ -96,7 +96,7 @@ func (r *Restore) place() error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, log := range logs { // SQLite would play it into the new file
+	for _, log := range logs() { // SQLite would play it into the new file
 		if _, err := os.Lstat(path + log); err == nil {
 			return fmt.Errorf("%s%s: %w, without its database: move it away", path, log, fs.ErrExist)
 		}
@@ -177,7 +177,7 @@ func (r *Restore) replace() (kept string, err error) {
 		return "", fmt.Errorf("keep the old database (move it away by hand, and restore without -replace): %w", err)
 	}
 	if r.damaged { // SQLite could not fold its logs in; they must not be played into the new file
-		for _, log := range logs {
+		for _, log := range logs() {
 			if err := os.Rename(r.o.Path+log, kept+log); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return "", err
 			}
