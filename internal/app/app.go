@@ -408,54 +408,6 @@ func (a *App) buildAdmin(context.Context) error {
 	return nil
 }
 
-func (a *App) buildGauges(context.Context) error {
-	if a.redis != nil {
-		if err := a.meter.observe([]gauge{{"authsvc.redis.up", "", "1 while Redis is asked, 0 while it counts as away.", a.redisUp}}, nil); err != nil {
-			return err
-		}
-	}
-	return a.meter.observe([]gauge{
-		{"authsvc.revocation.position", "", "Newest row of the revocation log that this replica holds.", func() float64 { return float64(a.tail.Row()) }},
-		{"authsvc.schema.version", "", "Version of the database's schema that this replica works by.", func() float64 { return float64(a.db.SchemaVersion()) }},
-		{"authsvc.revocation.lag", "s", "Age of the start of the last completed read of the revocation log.", func() float64 { return a.tail.Lag().Seconds() }},
-		{"authsvc.revocation.live", "", "Live entries in memory.", func() float64 { return float64(a.list.Len()) }},
-		{"authsvc.instances", "", "Servers of this installation that run, as this one knows: seen in the database within 15 s; at least 1.", func() float64 { return float64(a.register.Live()) }},
-		{"authsvc.hashing.running", "", "Password hashes being computed.", func() float64 { return float64(a.hasher.Stats().Running) }},
-		{"authsvc.hashing.queued", "", "Callers waiting for a hashing slot.", func() float64 { return float64(a.hasher.Stats().Queued) }},
-		{"authsvc.hashing.shed", "", "Calls refused because the hashing queue was full, since the start.", func() float64 { return float64(a.hasher.Stats().Shed) }},
-		{"authsvc.hashing.done", "", "Password hashes computed since the start, those for unknown names included.", func() float64 { return float64(a.hasher.Stats().Done) }},
-		{"authsvc.key.age", "s", "Age of the signing key since it became active.", a.keyAge},
-		{"authsvc.key.pending_age", "s", "Age of the next signing key since it was published; 0 where there is none.", a.pendingKeyAge},
-		{"authsvc.feed.watchers", "", "Open streams of the trust feed.", func() float64 { return float64(a.feed.Stats().Watchers) }},
-	}, []gauge{
-		{"authsvc.revocation.entries", "", "Entries of the revocation log that this replica has read since its start, whoever revoked.", func() float64 { return float64(a.tail.Entries()) }},
-		{"authsvc.revocation.hints", "", "Hints that something was appended to the revocation log; without them it is looked at by the clock.", func() float64 { return float64(a.tail.Hints()) }},
-		{"authsvc.revocation.reappended", "", "Entries that this replica appended again since the database had lost them, by a failover or a restore.", func() float64 { return float64(a.tail.Reappended()) }},
-		{"authsvc.feed.deltas", "", "Changes that the trust feed handed out, each once for all watchers.", func() float64 { return float64(a.feed.Stats().Deltas) }},
-		{"authsvc.feed.cut", "", "Watchers of the trust feed that were cut off because they did not keep up.", func() float64 { return float64(a.feed.Stats().Cut) }},
-		{"authsvc.feed.snapshots", "", "Whole snapshots that the trust feed put together.", func() float64 { return float64(a.feed.Stats().Snapshots) }},
-	})
-}
-
-func (a *App) keyAge() float64 {
-	s := a.ring.Status()
-	for _, k := range s.Set.Keys {
-		if k.ID == s.Signer && !k.ActivatedAt.IsZero() {
-			return a.storeNow().Sub(k.ActivatedAt).Seconds()
-		}
-	}
-	return 0
-}
-
-func (a *App) pendingKeyAge() float64 {
-	for _, k := range a.ring.Status().Set.Keys {
-		if k.State == keys.Pending {
-			return a.storeNow().Sub(k.PublishedAt).Seconds()
-		}
-	}
-	return 0
-}
-
 // RunConfig serves by a configuration until ctx ends; it refuses to start on anything missing or doubtful. It reads the configuration again
 // when it is told to.
 func RunConfig(ctx context.Context, cfg config.Config, again Reload, stderr io.Writer) (err error) {
