@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,7 +16,8 @@ import (
 type circuit struct {
 	*redisstore.Breaker
 	off         atomic.Bool
-	probes      []time.Time
+	mu          sync.Mutex
+	probes      []time.Time // guarded by mu
 	gone, again atomic.Int64
 }
 
@@ -28,7 +30,9 @@ func newCircuit(t *testing.T) *circuit {
 			t.Error("two probes at once")
 		}
 		defer probing.Add(-1)
+		c.mu.Lock()
 		c.probes = append(c.probes, time.Now())
+		c.mu.Unlock()
 		return c.ask(ctx)
 	}, func(error) { c.gone.Add(1) }, func() { c.again.Add(1) })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -37,6 +41,14 @@ func newCircuit(t *testing.T) *circuit {
 	t.Cleanup(func() { cancel(); <-done })
 	synctest.Wait()
 	return c
+}
+
+// probed gives when there were probes since it was last asked.
+func (c *circuit) probed() (at []time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at, c.probes = c.probes, nil
+	return at
 }
 
 // ask answers at once, or, where Redis is off, never.
@@ -83,18 +95,19 @@ func TestProbesComeOneAtATimeAndEverMoreSlowly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(t)
-		c.probes = nil
+		c.probed()
 		c.off.Store(true)
 		if _, err := c.call(t.Context()); err == nil {
 			t.Fatal("a call of a silent Redis is answered")
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if n := len(c.probes); n < 25 || n > 40 {
+		probes := c.probed()
+		if n := len(probes); n < 25 || n > 40 {
 			t.Errorf("%d probes in a minute, each of which waits for a second", n)
 		}
-		for i := 1; i < len(c.probes); i++ {
-			pause := c.probes[i].Sub(c.probes[i-1]) - time.Second
+		for i := 1; i < len(probes); i++ {
+			pause := probes[i].Sub(probes[i-1]) - time.Second
 			if pause < 75*time.Millisecond || pause > 1250*time.Millisecond {
 				t.Errorf("pause %d is %v", i, pause)
 			}
@@ -168,7 +181,7 @@ func TestD01ARedisThatNobodyCallsIsMissedAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(t)
 		time.Sleep(10 * time.Second)
-		c.probes = nil
+		c.probed()
 		for range 60 {
 			if _, err := c.call(t.Context()); err != nil {
 				t.Fatal(err)
@@ -176,8 +189,8 @@ func TestD01ARedisThatNobodyCallsIsMissedAllTheSame(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
-		if len(c.probes) != 0 || !c.Up() {
-			t.Errorf("%d probes beside calls that are answered; up: %v", len(c.probes), c.Up())
+		if probes := c.probed(); len(probes) != 0 || !c.Up() {
+			t.Errorf("%d probes beside calls that are answered; up: %v", len(probes), c.Up())
 		}
 		c.off.Store(true)
 		time.Sleep(35 * time.Second)
