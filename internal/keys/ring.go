@@ -282,7 +282,7 @@ func (r *Ring) step(ctx context.Context) error {
 	}
 	err = r.o.Store.Apply(ctx, set.Version, c, audited(EventRotate, c))
 	if lostRace(err) {
-		return nil // another replica took the step; the next turn reads it
+		return r.Load(ctx) // another replica took the step
 	}
 	if err != nil {
 		return fmt.Errorf("keys: rotate: %w", err)

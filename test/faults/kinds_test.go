@@ -93,7 +93,27 @@ func killService(_ context.Context, x *trial, _ *rand.Rand) (mend, error) {
 
 func restartPostgreSQL(_ context.Context, x *trial, _ *rand.Rand) (mend, error) {
 	pg := x.pg[x.primary]
-	return pg.Run, pg.Kill()
+	return func(ctx context.Context) error {
+		if err := pg.Run(ctx); err != nil {
+			return err
+		}
+		return confirmed(ctx, pg)
+	}, pg.Kill()
+}
+
+// confirmed waits until a standby confirms commits again: until then the database is away for whoever writes, and the fault lasts.
+func confirmed(ctx context.Context, pg *pgtest.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	for {
+		n, err := pg.SQL(ctx, "postgres", `SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'quorum'`)
+		if err != nil || n != "0" {
+			return err
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return errors.New("no standby came back")
+		}
+	}
 }
 
 // failOver kills the primary and promotes the standby.
@@ -283,6 +303,9 @@ func fillDisk(ctx context.Context, x *trial, _ *rand.Rand) (mend, error) {
 			return err
 		}
 		if err := pg.Run(ctx); err != nil {
+			return err
+		}
+		if err := confirmed(ctx, pg); err != nil {
 			return err
 		}
 		_, err := pg.SQL(ctx, "postgres", `DROP TABLE IF EXISTS full_disk`)

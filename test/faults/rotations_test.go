@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,7 @@ type rotations struct {
 	pg      *pgtest.Server
 	clock   *pgx.Conn
 	at      time.Time
+	store   keys.Store
 	rings   []*keys.Ring
 	readers []*reader
 	live    []minted
@@ -88,6 +90,7 @@ func newRotations(t *testing.T) *rotations {
 	}
 	t.Cleanup(func() { _ = x.clock.Close(context.Background()) })
 	x.advance(t, 0)
+	x.store = x.open(t).Keys()
 	// They read when they are told to: reading all the time would cost more than the whole test.
 	sealer, err := keys.NewSealer([]keys.KEK{{ID: "1", Key: bytes.Repeat([]byte{7}, 32)}})
 	if err != nil {
@@ -95,7 +98,7 @@ func newRotations(t *testing.T) *rotations {
 	}
 	for n := range 3 {
 		ring, err := keys.NewRing(keys.Options{Store: x.open(t).Keys(), Sealer: sealer, ReloadEvery: 50 * time.Second,
-			Config: keys.Config{RotateEvery: keys.MinPrepublish, Prepublish: keys.MinPrepublish}, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))})
+			Config: rotating(), Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +206,38 @@ func (x *rotations) turn(t *testing.T) {
 			}
 		}
 	}
+	x.settle(t)
 	x.turns++
+}
+
+// settle waits until no step is due and every ring holds what the others do: no replica signs by a set that it read more than a minute ago,
+// and here the next minutes pass at once.
+func (x *rotations) settle(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; {
+		set, err := x.store.Load(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, due, err := keys.Plan(set, rotating(), func() (keys.Key, error) { return keys.Key{}, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !due && !slices.ContainsFunc(x.rings, func(r *keys.Ring) bool { return r.Status().Set.Version != set.Version }) {
+			return
+		}
+		for _, r := range x.rings {
+			r.Nudge()
+		}
+		if !pause(t.Context(), time.Millisecond) || time.Now().After(deadline) {
+			t.Fatal("the rings do not agree")
+		}
+	}
+}
+
+// rotating is the fastest rotation there is.
+func rotating() keys.Config {
+	return keys.Config{RotateEvery: keys.MinPrepublish, Prepublish: keys.MinPrepublish}
 }
 
 // TestNoVerificationFailsThroughARotation: 1,000 rotations by the database's time in a soak, and 100 in every run.
@@ -221,10 +255,9 @@ func TestNoVerificationFailsThroughARotation(t *testing.T) {
 		running.Go(func() { _ = ring.Run(ctx) })
 	}
 	var looks atomic.Int64
-	store := x.open(t).Keys()
 	running.Go(func() { // whatever moment it looks at
 		for ; pause(ctx, 10*time.Millisecond); looks.Add(1) {
-			set, err := store.Load(ctx)
+			set, err := x.store.Load(ctx)
 			if err != nil {
 				if ctx.Err() == nil {
 					t.Error(err)
