@@ -178,11 +178,11 @@ func TestD17ReleasesAndKeysOneBehindSignNobodyOut(t *testing.T) {
 	t.Parallel()
 	dir, _ := stopped(t)
 	db := database(t, dir)
-	run(t, db, `UPDATE schema_version SET version = version + 1`)
+	run(t, db, `UPDATE schema_version SET version = version + 100`)
 	if out, err := command("", "serve", "-config", configure(t, dir, plain)); err == nil || !strings.Contains(out, "schema") {
 		t.Errorf("D17: this release starts on a newer release's database: %v %s", err, out)
 	}
-	run(t, db, `UPDATE schema_version SET version = version - 1`)
+	run(t, db, `UPDATE schema_version SET version = version - 100`)
 
 	in := onPostgreSQL(t)
 	// A rolling change of the refresh keys: the replica of the release before does not have the new one.
