@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // dumped reads the dump of the schema before this program's, and what its holders have.
@@ -206,7 +207,11 @@ func TestD17ThreeReplicasServeThroughAMigration(t *testing.T) {
 		t.Errorf("without the time of their commit: %s", left)
 	}
 	for i, token := range holding {
-		if a := replicas[2].refresh(t, token); a.code != http.StatusOK {
+		a := replicas[2].refresh(t, token)
+		for deadline := time.Now().Add(10 * time.Second); a.code == http.StatusServiceUnavailable && time.Now().Before(deadline); {
+			a = replicas[2].refresh(t, token) // until the replica has read which key signs in the place of the one that was revoked
+		}
+		if a.code != http.StatusOK {
 			t.Errorf("after it all session %d got %d %s", i, a.code, a.raw)
 		}
 	}
