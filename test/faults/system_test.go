@@ -68,8 +68,8 @@ type replica struct {
 
 func (r *replica) name() string { return fmt.Sprintf("replica %d", r.number) }
 
-// settings of the databases: few connections, so that they can run out.
-var pgSettings = []string{"max_connections=70", "superuser_reserved_connections=3", "max_wal_senders=6", "max_wal_size=64MB", "wal_keep_size=0", "wal_retrieve_retry_interval=200ms"}
+// settings of the databases: few connections, so that they can run out, and as much of the log kept as a standby needs that was away for a while.
+var pgSettings = []string{"max_connections=70", "superuser_reserved_connections=3", "max_wal_senders=6", "max_wal_size=64MB", "wal_keep_size=128MB", "wal_retrieve_retry_interval=200ms"}
 
 // newSystem starts everything, and stops it with the test.
 func newSystem(t *testing.T) (*system, error) {
