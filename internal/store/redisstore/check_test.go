@@ -152,6 +152,7 @@ func TestTLSThatCannotWorkIsNamed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		o.TLS = c.Client() // the one before may still be in use
 		o.TLS.Certificates = []tls.Certificate{pair}
 		accepted(t, o)
 	})

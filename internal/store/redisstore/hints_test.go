@@ -42,10 +42,10 @@ func TestWhatOneReplicaAnnouncesAllHear(t *testing.T) {
 	for range 1000 {
 		a.Announce()
 	}
+	heard := there.Load()
 	if err := r.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	heard := there.Load()
 	await(t, "whoever subscribed again looks", func() bool { return there.Load() > heard })
 	await(t, "Redis is up", b.Up)
 	heard = own.Load()
@@ -60,7 +60,7 @@ func TestASubscriptionThatHasGoneSilentIsGivenUp(t *testing.T) {
 	p.delay.Store(int64(time.Hour)) // nothing is heard, and nothing is closed
 	taken := p.taken.Load()
 	await(t, "another connection is tried", func() bool { return p.taken.Load() > taken })
-	p.delay.Store(0)
 	heard := n.Load()
+	p.delay.Store(0)
 	await(t, "there is a subscription again", func() bool { return n.Load() > heard })
 }
