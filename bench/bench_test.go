@@ -130,6 +130,12 @@ type pair struct {
 // alternate lets the two sides take turns, each with one round to warm up before the first that counts.
 func alternate(b *testing.B, ours, limit func() cost) pair {
 	b.Helper()
+	return takeTurns(b, rounds, ours, limit)
+}
+
+// takeTurns is alternate for so many rounds.
+func takeTurns(b *testing.B, rounds int, ours, limit func() cost) pair {
+	b.Helper()
 	ours()
 	limit()
 	var o, l []cost

@@ -227,15 +227,14 @@ func BenchmarkRedisRoundTrips(b *testing.B) {
 	}
 }
 
-// mix is what a fleet is asked: of a hundred calls two revoke a token, a third of the others refreshes, and the rest
+// mix is what callers ask of a fleet: of a hundred calls two revoke a token, a third of the others refreshes, and the rest
 // introspects, each at any of the replicas. There is no login in it: the password's hash would hide what replicas cost.
-func (f fleet) mix(b *testing.B) func() cost {
+func (f fleet) mix(b *testing.B, callers int) func(ctx context.Context, caller int) error {
 	b.Helper()
 	h := newHolders(b, f[0], callers)
-	tokens := f[0].tokens(b, warmTokens)
-	var access [callers]string
+	tokens, access := f[0].tokens(b, warmTokens), make([]string, callers)
 	var next atomic.Int64
-	call := func(ctx context.Context, caller int) error {
+	return func(ctx context.Context, caller int) error {
 		k := next.Add(1)
 		switch {
 		case k%50 == 0 && access[caller] != "":
@@ -252,21 +251,36 @@ func (f fleet) mix(b *testing.B) func() cost {
 			return introspected(f.any().Introspect(f[0].asService(ctx), &authsvcv1.IntrospectRequest{Token: tokens[k%warmTokens]}))
 		}
 	}
-	return func() cost { return driveAll(b, f.processes(), callers, 4000, call) }
 }
 
-// BenchmarkReplicasCost adds up the CPU of all replicas, with all that they do by themselves.
+// BenchmarkReplicasCost adds up the CPU of all replicas, with all that they do by themselves. Beside three replicas of one
+// installation stand three servers that have nothing to do with each other, each with the same load: what three processes
+// take from each other on the cores of one machine is then on both sides, and what they do for each other on one. One server
+// with a third of the callers, that has the machine to itself, is measured too.
 func BenchmarkReplicasCost(b *testing.B) {
+	const n, each, turns = 3, 500, 41 // many short turns: what else the machine does then falls on both sides
 	pg := database(b)
-	create(b, pg, "three")
-	create(b, pg, "one")
-	three := replicate(b, 3, settle(b, roleURL("three", "", address(pg)), ""))
-	one := replicate(b, 1, settle(b, roleURL("one", "", address(pg)), ""))
-	p := alternate(b, three.mix(b), one.mix(b))
-	report(b, "CPU per call of refreshes, introspections and revocations, 3 replicas", took(p.ours.CPU), "1 replica "+took(p.limit.CPU), fmt.Sprintf("%.2f ×", p.cpu),
-		"≤ 1.1 ×", p.cpu <= 1.1)
+	create(b, pg, "replicas")
+	replicas := replicate(b, n, settle(b, roleURL("replicas", "", address(pg)), ""))
+	var apart fleet
+	var calls [n]func(context.Context, int) error
+	for i := range n {
+		name := fmt.Sprint("apart", i)
+		create(b, pg, name)
+		one := replicate(b, 1, settle(b, roleURL(name, "", address(pg)), ""))
+		apart, calls[i] = append(apart, one...), one.mix(b, callers)
+	}
+	all := replicas.mix(b, n*callers)
+	together := func() cost { return driveAll(b, replicas.processes(), n*callers, n*each, all) }
+	p := takeTurns(b, turns, together, func() cost {
+		return driveAll(b, apart.processes(), n*callers, n*each, func(ctx context.Context, caller int) error { return calls[caller%n](ctx, caller/n) })
+	})
+	const of = "CPU per call of refreshes, introspections and revocations, 3 replicas"
+	report(b, of, took(p.ours.CPU), "3 servers of one replica "+took(p.limit.CPU), fmt.Sprintf("%.2f ×", p.cpu), "≤ 1.1 ×", p.cpu <= 1.1)
+	p = takeTurns(b, turns, together, func() cost { return driveAll(b, apart[:1].processes(), callers, each, calls[0]) })
+	report(b, of+" on the same cores", took(p.ours.CPU), "1 server "+took(p.limit.CPU), fmt.Sprintf("%.2f ×", p.cpu), "–", true)
 	const idle = 10 * time.Second
-	before := three.cpu()
+	before := replicas.cpu()
 	time.Sleep(idle)
-	report(b, "CPU of a replica that nobody calls, per second", took(float64(three.cpu()-before)/3/idle.Seconds()), "–", "", "–", true)
+	report(b, "CPU of a replica that nobody calls, per second", took(float64(replicas.cpu()-before)/n/idle.Seconds()), "–", "", "–", true)
 }

@@ -180,7 +180,9 @@ func TestD07TheDrillForPostgreSQL(t *testing.T) {
 	if err := fresh.says(t, revoked.text("access_token")); !errors.Is(err, verify.ErrRevoked) {
 		t.Errorf("D07 a new verifier says of what was revoked after the moment: %v", err)
 	}
-	examine(t, "-config", in.config).says(t, "servers", "ok", "runs since")
+	await(t, "the server has said which history it follows", func() bool { // it does with its next sign of life
+		return slices.ContainsFunc(examine(t, "-config", in.config).byCheck["servers"], func(f found) bool { return f.Level == "ok" && strings.Contains(f.Found, "runs since") })
+	})
 	for _, begin := range []string{"authsvc revoke ", "authsvc keys revoke "} { // where no server was left
 		operate(t, "", strings.Fields(documented(t, begin, "authsvc ", "", "/etc/authsvc/authsvc.yaml", in.config))...)
 	}
