@@ -454,7 +454,8 @@ type TrustHeartbeat struct {
 	Elapsed *durationpb.Duration `protobuf:"bytes,2,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
 	// lag is the age of the server's own knowledge; it grows while the database is away.
 	Lag *durationpb.Duration `protobuf:"bytes,3,opt,name=lag,proto3" json:"lag,omitempty"`
-	// server_time is the server's wall clock.
+	// server_time is the time by which the service's tokens expire: the store's, as the server reckons it between its reads, whatever the machine's
+	// clock says.
 	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
