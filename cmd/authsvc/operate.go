@@ -264,7 +264,14 @@ func configCheck(f *flag.FlagSet) action {
 		if err := app.CheckSetup(r.ctx, cfg, *offline); err != nil {
 			return err
 		}
-		return r.print(map[string]bool{"ok": true}, func(w io.Writer) error {
+		cautions := cfg.Cautions()
+		for _, c := range cautions {
+			fmt.Fprintln(r.stderr, "authsvc: warning: "+clean(c))
+		}
+		return r.print(struct {
+			OK       bool     `json:"ok"`
+			Warnings []string `json:"warnings,omitempty"`
+		}{true, cautions}, func(w io.Writer) error {
 			_, err := io.WriteString(w, "the configuration is sound\n")
 			return err
 		})

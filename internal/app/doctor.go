@@ -143,7 +143,11 @@ func lookAtConfig(_ context.Context, e *examined) []Finding {
 	if err := CheckConfig(e.cfg); err != nil {
 		return []Finding{finding(LevelProblem, err.Error(), "mend these settings: no server starts with them")}
 	}
-	return []Finding{fine("the configuration is sound")}
+	found := []Finding{fine("the configuration is sound")}
+	for _, c := range e.cfg.Cautions() {
+		found = append(found, finding(LevelNote, c, ""))
+	}
+	return found
 }
 
 // lookAtDatabase opens it for all that follow.

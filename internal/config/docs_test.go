@@ -78,8 +78,8 @@ func render(t *testing.T) string {
 
 The server reads one YAML file (` + "`authsvc serve -config FILE`" + `), and then the environment, which overrides it: the variable of
 ` + "`http.address` is `AUTHSVC_HTTP_ADDRESS`" + `; lists are written with commas. Unknown keys and unknown ` + "`AUTHSVC_*`" + ` variables are
-errors. Durations are written like ` + "`90s`, `30m` or `720h`" + `. ` + "`authsvc config check -config FILE`" + ` says what is wrong, and
-` + "`authsvc config print -config FILE`" + ` prints what holds. Secrets stand in files that the settings name, or in the environment, never in the settings; what has a variable and no
+errors. Durations are written like ` + "`90s`, `30m` or `720h`" + `. ` + "`authsvc config check -config FILE`" + ` says what is wrong,
+and warns of what is allowed and to be known of; ` + "`authsvc config print -config FILE`" + ` prints what holds. Secrets stand in files that the settings name, or in the environment, never in the settings; what has a variable and no
 setting is such a secret, which nothing prints. A file is the better place: an environment is inherited, and shown to whoever may look at the process.
 
 On SIGHUP the server reads the file again, and checks all of it. ` + "`log.level` and `limits`" + ` count at once; what else has changed is named in the log

@@ -192,6 +192,17 @@ func (p *problems) ops(o Ops) {
 	}
 }
 
+// Cautions says what is allowed, and what whoever runs the service should know of before it starts. Each begins with its setting; none is a
+// problem of Validate's.
+func (c Config) Cautions() (all []string) {
+	host, _, err := net.SplitHostPort(c.Ops.Address)
+	if err == nil && c.Ops.Exposed && !loopback(host) {
+		all = append(all, fmt.Sprintf("ops.exposed: whoever reaches ops.address (%s) may read the metrics (/metrics) and the probes (/livez, /readyz), without authentication; "+
+			"profiles (pprof) are never there. A network of operators, or a firewall, must keep everybody else away", c.Ops.Address))
+	}
+	return all
+}
+
 // distinct refuses two listeners on one address; port 0 is never the same twice.
 func (p *problems) distinct(c Config) {
 	all := []struct{ name, address string }{{"http.address", c.HTTP.Address}, {"grpc.address", c.GRPC.Address}, {"ops.address", c.Ops.Address}}
