@@ -158,6 +158,9 @@ func pod(t *testing.T, dir string, mode os.FileMode) {
 	})
 	volume(t, filepath.Join(dir, "secrets/tls"), mode, certificate)
 	volume(t, filepath.Join(dir, "secrets/database"), mode, map[string][]byte{"password": []byte("geheim\n")})
+	for _, of := range []string{"redis", "sentinel"} {
+		volume(t, filepath.Join(dir, "secrets", of), mode, map[string][]byte{"password": []byte("geheim " + of + "\n")})
+	}
 	volume(t, filepath.Join(dir, "secrets/ca"), mode, map[string][]byte{"ca.crt": certificate["tls.crt"]})
 	run := filepath.Join(dir, "authsvc") // an emptyDir: root's, of the pod's group, for everybody
 	if err := os.MkdirAll(run, 0o700); err != nil {
@@ -338,7 +341,7 @@ func TestTheSchemaKnowsEverySetting(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := []string{"http.address", "http.tls.cert_file", "http.tls.key_file", "grpc.address", "grpc.tls.cert_file", "grpc.tls.key_file", "ops.address", "ops.pprof", "ops.exposed",
-		"admin.socket", "database.path", "database.password_file", "redis.password_file", "secrets.key_encryption_keys_file", "secrets.refresh_keys_file"}
+		"admin.socket", "database.path", "database.password_file", "redis.password_file", "redis.sentinel_password_file", "secrets.key_encryption_keys_file", "secrets.refresh_keys_file"}
 	var want []string
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\| `AUTHSVC").FindAllStringSubmatch(string(page), -1) {
 		if !slices.Contains(own, m[1]) {

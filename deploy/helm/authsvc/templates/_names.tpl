@@ -32,6 +32,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if lt (int .Values.terminationGracePeriodSeconds) (int $stop) -}}
 {{- fail (printf "terminationGracePeriodSeconds %d: a replica would be killed while it drains; preStopSeconds and 17 are at least %d" (int .Values.terminationGracePeriodSeconds) (int $stop)) -}}
 {{- end -}}
+{{- if and .Values.secrets.sentinel.name (ne (dig "redis" "mode" "single" .Values.config) "sentinel") -}}
+{{- fail "secrets.sentinel: is for Sentinels, and config.redis.mode is not sentinel: nobody would be asked with it" -}}
+{{- end -}}
 {{- if and .Values.monitoring.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.opsFrom) -}}
 {{- fail "monitoring.serviceMonitor: nobody may scrape: say in networkPolicy.opsFrom where Prometheus is" -}}
 {{- end -}}
@@ -49,8 +52,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.secrets.database.name -}}
 {{- $_ := set $own "database" (dict "password_file" "/run/secrets/database/password") -}}
 {{- end -}}
+{{- $redis := dict -}}
 {{- if .Values.secrets.redis.name -}}
-{{- $_ := set $own "redis" (dict "password_file" "/run/secrets/redis/password") -}}
+{{- $_ := set $redis "password_file" "/run/secrets/redis/password" -}}
+{{- end -}}
+{{- if .Values.secrets.sentinel.name -}}
+{{- $_ := set $redis "sentinel_password_file" "/run/secrets/sentinel/password" -}}
+{{- end -}}
+{{- if $redis -}}
+{{- $_ := set $own "redis" $redis -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $own) -}}
 {{- end -}}
@@ -84,6 +94,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
     defaultMode: 0400
     items: [{key: {{ .key | quote }}, path: password}]
 {{- end }}{{ end }}
+{{- with .Values.secrets.sentinel }}{{ if .name }}
+- name: sentinel
+  secret:
+    secretName: {{ .name }}
+    defaultMode: 0400
+    items: [{key: {{ .key | quote }}, path: password}]
+{{- end }}{{ end }}
 {{- with .Values.secrets.ca }}{{ if .name }}
 - name: ca
   secret:
@@ -98,7 +115,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - {name: run, mountPath: /run/authsvc}
 - {name: keys, mountPath: /run/secrets/keys, readOnly: true}
 - {name: tls, mountPath: /run/secrets/tls, readOnly: true}
-{{- range $name := list "database" "redis" "ca" }}
+{{- range $name := list "database" "redis" "sentinel" "ca" }}
 {{- if (index $.Values.secrets $name).name }}
 - {name: {{ $name }}, mountPath: /run/secrets/{{ $name }}, readOnly: true}
 {{- end }}
