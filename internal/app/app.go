@@ -185,6 +185,10 @@ func (a *App) openStore(ctx context.Context) (err error) {
 	if a.db, err = sqlstore.Open(ctx, o); err != nil {
 		return err
 	}
+	if a.db.Renewed() {
+		a.log.Warn("the database has another history than when a server last ran on it, as after a failover or a restore: what it lacks of the newest revocations comes back only if another server still runs; " +
+			"docs/backup.md says what to do if none does")
+	}
 	return a.sayOutdated(ctx)
 }
 

@@ -147,12 +147,15 @@ func (a *App) buildGauges(context.Context) error {
 	}, []gauge{
 		{"authsvc.revocation.entries", "", "Entries of the revocation log that this replica has read since its start, whoever revoked.", func() float64 { return float64(a.tail.Entries()) }},
 		{"authsvc.revocation.hints", "", "Hints that something was appended to the revocation log; without them it is looked at by the clock.", func() float64 { return float64(a.tail.Hints()) }},
+		{"authsvc.revocation.histories", "", "Times that the database turned out to have another history than before, by a failover or a restore.", a.histories},
 		{"authsvc.revocation.reappended", "", "Entries that this replica appended again since the database had lost them, by a failover or a restore.", func() float64 { return float64(a.tail.Reappended()) }},
 		{"authsvc.feed.deltas", "", "Changes that the trust feed handed out, each once for all watchers.", func() float64 { return float64(a.feed.Stats().Deltas) }},
 		{"authsvc.feed.cut", "", "Watchers of the trust feed that were cut off because they did not keep up.", func() float64 { return float64(a.feed.Stats().Cut) }},
 		{"authsvc.feed.snapshots", "", "Whole snapshots that the trust feed put together.", func() float64 { return float64(a.feed.Stats().Snapshots) }},
 	})
 }
+
+func (a *App) histories() float64 { return float64(a.tail.Histories()) + number(a.db.Renewed()) }
 
 func (a *App) keyAge() float64 {
 	s := a.ring.Status()

@@ -56,14 +56,14 @@ func (b *book) Renew(_ context.Context, old [16]byte) error {
 }
 
 // Reappend implements revocation.Store.
-func (b *book) Reappend(_ context.Context, _ int64, entries []revocation.Entry) error {
+func (b *book) Reappend(_ context.Context, _ int64, entries []revocation.Entry) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, e := range entries {
 		e.Position = int64(len(b.entries) + 1)
 		b.entries = append(b.entries, e)
 	}
-	return b.failure
+	return len(entries), b.failure
 }
 
 // Settle implements revocation.Store.

@@ -3,6 +3,7 @@ package revocation
 import (
 	"context"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"slices"
 	"sort"
@@ -69,9 +70,12 @@ func (l *Log) forgetNames() {
 	l.odd = left
 }
 
-// Reappended counts what this process gave to other histories of the database that lacked it. More than one process may give
-// the same.
+// Reappended counts what this process appended again to histories of the database that lacked it. What another process was first
+// to append is counted there.
 func (l *Log) Reappended() uint64 { return l.again.Load() }
+
+// Histories counts how often the database turned out to have another history than the one that this process had read.
+func (l *Log) Histories() uint64 { return l.histories.Load() }
 
 // covers reports that an entry of the same target makes another needless.
 func (e Live) covers(other Live) bool {
@@ -106,35 +110,34 @@ var errTornAgain = errors.New("revocation: the database's history changed while 
 // heal gives the history what it lacks, and opens the store at the server that answers. Until it has succeeded the store
 // stays closed there, and every tail tries it again. The caller holds l.read, and has read the log to its end.
 func (l *Log) heal(ctx context.Context) error {
-	torn := l.torn
-	appended := 0
-	if torn {
-		var err error
-		if appended, err = l.mend(ctx); err != nil {
+	if l.torn {
+		if err := l.mend(ctx); err != nil {
 			return err
 		}
 	}
 	if err := l.o.Store.Settle(ctx, l.server); err != nil {
 		return err
 	}
-	l.settled, l.torn = l.server, false
-	if torn {
-		l.o.Logger.WarnContext(ctx, "the database has another history than before: what it had lost of the revocation log was appended again", "entries", appended)
+	if l.torn {
+		epoch := l.View().Cursor.Epoch
+		l.o.Logger.WarnContext(ctx, "the database's other history has all that this server knows to be revoked: what it had lost was appended again",
+			"epoch", hex.EncodeToString(epoch[:]), "entries", l.given)
 	}
+	l.settled, l.torn, l.given = l.server, false, 0
 	return nil
 }
 
 // round is how many entries are appended again before the log is read on: what Reappend has to look through stays short.
 const round = 10 * ReappendSize
 
-func (l *Log) mend(ctx context.Context) (appended int, err error) {
+func (l *Log) mend(ctx context.Context) error {
 	epoch := l.View().Cursor.Epoch
 	for {
 		v := l.View()
 		owed, begins := lacking(v.Live)
 		if len(owed) == 0 {
 			l.forget(begins, nil)
-			return appended, nil
+			return nil
 		}
 		some := owed[:min(len(owed), round)]
 		for part := range slices.Chunk(some, ReappendSize) {
@@ -143,16 +146,14 @@ func (l *Log) mend(ctx context.Context) (appended int, err error) {
 				entries[i] = l.entry(e)
 			}
 			if err := l.reappend(ctx, v.Cursor.Row, entries); err != nil {
-				return 0, err
+				return err
 			}
 		}
-		appended += len(some)
-		l.again.Add(uint64(len(some)))
 		if err := l.pages(ctx); err != nil {
-			return 0, err
+			return err
 		}
 		if l.View().Cursor.Epoch != epoch {
-			return 0, errTornAgain
+			return errTornAgain
 		}
 		l.forget(begins, owed[len(some):]) // what was given has a row again, or has expired
 	}
@@ -170,5 +171,8 @@ func (l *Log) forget(begins int, left []Live) {
 func (l *Log) reappend(ctx context.Context, after int64, entries []Entry) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	return l.o.Store.Reappend(ctx, after, entries)
+	appended, err := l.o.Store.Reappend(ctx, after, entries)
+	l.given += appended
+	l.again.Add(uint64(appended))
+	return err
 }

@@ -1,10 +1,13 @@
 package revocation_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,9 +78,13 @@ func TestD07WhatAnotherHistoryLacksIsAppendedAgainAsItWas(t *testing.T) {
 		"one with a key's entry of an earlier time": {slices.Concat(held[:2], []revocation.Entry{{Kind: journal.KindKey, ID: held[2].ID}}, held[3:]), nil},
 		"the twin: one that lost nothing":           {held, nil},
 	} {
-		l, h, list := open(t, nil)
+		var log bytes.Buffer
+		l, h, list := open(t, func(o *revocation.Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		h.become(1, "a", held...)
 		ok(t, l.CatchUp(t.Context()))
+		if l.Histories() != 0 || log.Len() > 0 {
+			t.Errorf("%s: before, %d other histories, and it said %s", name, l.Histories(), &log)
+		}
 		h.become(2, "b", tt.has...)
 		ok(t, l.CatchUp(t.Context()))
 		got := h.stored()
@@ -89,6 +96,11 @@ func TestD07WhatAnotherHistoryLacksIsAppendedAgainAsItWas(t *testing.T) {
 		want(t, list, sid, verify.ErrRevoked)
 		if n := l.Reappended(); n != uint64(len(tt.want)) {
 			t.Errorf("%s: %d are counted", name, n)
+		}
+		for _, line := range []string{"level=WARN msg=\"the database has another history than before", fmt.Sprintf(`appended again" epoch=02%030d entries=%d`, 0, len(tt.want))} {
+			if l.Histories() != 1 || strings.Count(log.String(), line) != 1 {
+				t.Errorf("%s: %d other histories; %q is not once in %s", name, l.Histories(), line, &log)
+			}
 		}
 		v := l.View()
 		if len(v.Live) != len(got) || v.Live[0].Row != 1 || v.Cursor.Row != int64(len(got)) {
@@ -128,6 +140,9 @@ func TestD07NothingIsSettledBeforeAllIsAppendedAgain(t *testing.T) {
 	}
 	h.refused = nil
 	ok(t, l.CatchUp(t.Context()))
+	if n := uint64(len(held)); l.Reappended() != n || l.Histories() != 1 {
+		t.Errorf("%d are counted of %d, in %d histories", l.Reappended(), n, l.Histories())
+	}
 	if diff := cmp.Diff([]int{revocation.ReappendSize, revocation.ReappendSize, 5}, h.parts); diff != "" {
 		t.Errorf("parts (-want +got)\n%s", diff)
 	}
@@ -139,7 +154,7 @@ func TestD07NothingIsSettledBeforeAllIsAppendedAgain(t *testing.T) {
 // expiring is a book whose clock is ahead: it takes no entry of a token called "expired".
 type expiring struct{ *book }
 
-func (e expiring) Reappend(ctx context.Context, after int64, entries []revocation.Entry) error {
+func (e expiring) Reappend(ctx context.Context, after int64, entries []revocation.Entry) (int, error) {
 	return e.book.Reappend(ctx, after, slices.DeleteFunc(entries, func(e revocation.Entry) bool { return e.ID == "expired" }))
 }
 
@@ -199,4 +214,25 @@ func TestD07ReplicasMendOneHistory(t *testing.T) {
 		t.Errorf("epoch %d, at %s and %s, %d rows, %d held", h.epoch, one.Position(), two.Position(), len(h.stored()), len(one.View().Live))
 	}
 	want(t, list, "y", verify.ErrRevoked)
+}
+
+// A key's entry stands in the log until the key is gone: only the one that comes while this process runs is news.
+func TestARevokedKeyIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	l, h, _ := open(t, func(o *revocation.Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	h.commit(journal.KindKey, "of-long-ago")
+	ok(t, l.CatchUp(t.Context()))
+	h.commit(journal.KindToken, "token")
+	ok(t, l.CatchUp(t.Context()))
+	if log.Len() > 0 {
+		t.Errorf("of what it found at its start, and of a token, it said %s", &log)
+	}
+	for range 2 { // once more where it is revoked again
+		h.commit(journal.KindKey, "stolen")
+		ok(t, l.CatchUp(t.Context()))
+	}
+	if said := log.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "level=WARN") || !strings.Contains(said, "keys=[stolen]") {
+		t.Errorf("it said %s", said)
+	}
 }

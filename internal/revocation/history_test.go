@@ -59,11 +59,11 @@ func (h *history) Renew(_ context.Context, old [16]byte) error {
 }
 
 // Reappend implements revocation.Store.
-func (h *history) Reappend(_ context.Context, after int64, entries []revocation.Entry) error {
+func (h *history) Reappend(_ context.Context, after int64, entries []revocation.Entry) (appended int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.refused != nil {
-		return h.refused
+		return 0, h.refused
 	}
 	h.parts = append(h.parts, len(entries))
 next:
@@ -78,8 +78,9 @@ next:
 			e.Position = h.rows[n-1].Position + 1
 		}
 		h.rows = append(h.rows, e)
+		appended++
 	}
-	return nil
+	return appended, nil
 }
 
 // Settle implements revocation.Store.

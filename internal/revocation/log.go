@@ -2,6 +2,7 @@ package revocation
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"maps"
@@ -44,6 +45,7 @@ type Log struct {
 	// By whom the log is answered, and who the store was opened at: guarded by read.
 	server, settled string
 	torn            bool // the history is another, and may lack what is live
+	given           int  // what was appended again since it is
 
 	waiting sync.Mutex
 	next    *tailRead // the read that callers who come now will share
@@ -51,11 +53,12 @@ type Log struct {
 	hinted chan struct{} // holds at most one: look at once
 	hints  atomic.Uint64
 
-	unread  atomic.Bool // the store said "changed", or a hint did, and the read that followed failed
-	entries atomic.Uint64
-	again   atomic.Uint64 // that other histories lacked
-	freshAt atomic.Int64  // monotonic nanoseconds since start: when the last completed read began
-	start   time.Time
+	unread    atomic.Bool // the store said "changed", or a hint did, and the read that followed failed
+	entries   atomic.Uint64
+	histories atomic.Uint64 // that followed another
+	again     atomic.Uint64 // that other histories lacked
+	freshAt   atomic.Int64  // monotonic nanoseconds since start: when the last completed read began
+	start     time.Time
 }
 
 type tailRead struct {
@@ -241,6 +244,17 @@ func (l *Log) page(ctx context.Context) (more bool, err error) {
 		p.Head = p.Entries[len(p.Entries)-1].Position
 	}
 	l.server, l.torn = p.Server, l.torn || another
+	if another {
+		l.histories.Add(1)
+		l.o.Logger.WarnContext(ctx, "the database has another history than before, as after a failover or a restore: nothing is served from it until it has all that this server knows to be revoked",
+			"epoch", hex.EncodeToString(p.Epoch[:]), "before", hex.EncodeToString(epoch[:]))
+	}
+	l.apply(ctx, p, another)
+	return p.More, nil
+}
+
+// apply makes a page part of the list and of what is live.
+func (l *Log) apply(ctx context.Context, p Page, another bool) {
 	revocations, live := make([]verify.Revocation, 0, len(p.Entries)), make([]Live, 0, len(p.Entries))
 	var kids []string
 	odd := map[verify.Target]string{}
@@ -267,14 +281,20 @@ func (l *Log) page(ctx context.Context) (more bool, err error) {
 	l.mu.Lock()
 	l.take(p, live, another)
 	maps.Copy(l.odd, odd)
+	var unheard []string
 	for _, kid := range kids {
+		if !l.kids[kid] {
+			unheard = append(unheard, kid)
+		}
 		l.kids[kid] = true
 	}
 	l.mu.Unlock()
+	if len(unheard) > 0 && l.freshAt.Load() >= 0 { // the first read finds those of long ago
+		l.o.Logger.WarnContext(ctx, "signing keys were revoked: every token that they signed is refused from now on", "keys", unheard)
+	}
 	if len(kids) > 0 && l.o.KeyRevoked != nil {
 		l.o.KeyRevoked()
 	}
-	return p.More, nil
 }
 
 func (l *Log) at() Cursor {

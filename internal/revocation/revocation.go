@@ -40,6 +40,13 @@ const PageSize = 50_000
 // ReappendSize is the most entries of one Reappend: it is one transaction, which nobody may have to wait for long.
 const ReappendSize = 1000
 
+// What the audit log says of the history of the database. The subject of EventHistory is the epoch that it had before, that of EventReappended
+// the one that it has; nobody is their actor.
+const (
+	EventHistory    = "history.changed"    // there is another epoch: another server's data, or rows of the log are gone
+	EventReappended = "history.reappended" // its reason says how many entries a process appended again
+)
+
 // Store keeps the log.
 type Store interface {
 	// Tail reads the live entries after position, at most PageSize of them, with the epoch and the head, in one consistent read.
@@ -49,13 +56,15 @@ type Store interface {
 	Changed(ctx context.Context) (bool, error)
 	// Append commits a journal that changes nothing else, such as the end of one access token.
 	Append(ctx context.Context, j journal.Journal) error
-	// Renew gives the history another epoch, random, if its epoch is still old; if another process came first, that is no error.
+	// Renew gives the history another epoch, random, if its epoch is still old, and records that; if another process came first, that is no
+	// error.
 	Renew(ctx context.Context, old [16]byte) error
 	// Reappend commits anew what an earlier history of the database had and this one lacks: at most ReappendSize entries, all or
 	// nothing, each with the expiry that it had. It also does again what they stand for: sessions end, cut-offs are kept where
 	// they were lower, keys are compromised. An entry whose like stands in the log after a position, as late in its expiry and
 	// its cut-off, is not appended again, nor one that has expired; so several processes may do it at the same time.
-	Reappend(ctx context.Context, after int64, entries []Entry) error
+	// It gives how many it appended, and records that.
+	Reappend(ctx context.Context, after int64, entries []Entry) (appended int, err error)
 	// Settle opens the store at a Page's Server: the caller has read that server's log to its end, and it lacks nothing.
 	Settle(ctx context.Context, server string) error
 	// Sweep deletes expired entries, never the newest row, at most limit; it gives how many.

@@ -121,6 +121,11 @@ func TestD07AFailoverThatLostTheRevocationBringsNobodyBack(t *testing.T) {
 	if here.metric(t, "authsvc_revocation_reappended_total")+there.metric(t, "authsvc_revocation_reappended_total") == 0 {
 		t.Error("nothing is counted as appended again")
 	}
+	for _, s := range r.s {
+		if n := s.metric(t, "authsvc_revocation_histories_total"); n != 1 {
+			t.Errorf("a replica counts %v other histories", n)
+		}
+	}
 	if n := live(standby); n != left {
 		t.Errorf("D07: %s sessions live, and %s did", n, left)
 	}

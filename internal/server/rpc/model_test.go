@@ -97,14 +97,14 @@ func (r *replica) Tail(ctx context.Context, after int64) (revocation.Page, error
 }
 
 // Reappend implements revocation.Store.
-func (r *replica) Reappend(ctx context.Context, _ int64, entries []revocation.Entry) error {
+func (r *replica) Reappend(ctx context.Context, _ int64, entries []revocation.Entry) (int, error) {
 	r.tails.Add(1)
 	defer r.tails.Add(-1)
 	var lost []model.Row
 	for _, e := range entries {
 		lost = append(lost, model.Row{Kind: verify.Kind(e.Kind), ID: e.ID, ExpiresAt: e.ExpiresAt})
 	}
-	return r.store.Reappend(ctx, lost)
+	return len(lost), r.store.Reappend(ctx, lost)
 }
 
 // Settle implements revocation.Store.

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,8 +16,11 @@ func (s revocations) Renew(ctx context.Context, old [16]byte) error {
 	return mend(ctx, s.db, locks{}, func(t *tx) error {
 		var next [16]byte
 		ids.Random(next[:])
-		_, err := t.exec(`UPDATE installation SET epoch = ? WHERE epoch = ?`, next[:], old[:])
-		return err
+		n, err := t.exec(`UPDATE installation SET epoch = ? WHERE epoch = ?`, next[:], old[:])
+		if err != nil || n == 0 {
+			return err
+		}
+		return t.record(journal.Record{Event: revocation.EventHistory, Outcome: "ok", Reason: "rows of the revocation log are gone", Subject: hex.EncodeToString(old[:])})
 	})
 }
 
@@ -28,16 +32,27 @@ func (s revocations) Settle(_ context.Context, server string) error {
 }
 
 // Reappend has the installation alone: several processes do it at the same time, for the same rows.
-func (s revocations) Reappend(ctx context.Context, after int64, entries []revocation.Entry) error {
+func (s revocations) Reappend(ctx context.Context, after int64, entries []revocation.Entry) (appended int, err error) {
 	if len(entries) > revocation.ReappendSize {
-		return fmt.Errorf("sqlstore: %d entries are more than %d", len(entries), revocation.ReappendSize)
+		return 0, fmt.Errorf("sqlstore: %d entries are more than %d", len(entries), revocation.ReappendSize)
 	}
-	return mend(ctx, s.db, locks{alone: true}, func(t *tx) error {
-		if err := t.redo(entries); err != nil {
+	err = mend(ctx, s.db, locks{alone: true}, func(t *tx) (err error) {
+		if err = t.redo(entries); err != nil {
 			return err
 		}
-		return t.listAgain(after, entries)
+		if appended, err = t.listAgain(after, entries); err != nil || appended == 0 {
+			return err
+		}
+		var epoch []byte
+		if err := t.row(`SELECT epoch FROM installation`).Scan(&epoch); err != nil {
+			return err
+		}
+		return t.record(journal.Record{Event: revocation.EventReappended, Outcome: "ok", Reason: fmt.Sprintf("%d entries", appended), Subject: hex.EncodeToString(epoch)})
 	})
+	if err != nil {
+		return 0, err
+	}
+	return appended, nil
 }
 
 // groupSize is how many entries one statement is about.
@@ -101,11 +116,11 @@ func (t *tx) compromise(kids []any) error {
 	return err
 }
 
-// listAgain appends those entries that have not expired and that the log does not have after a position.
-func (t *tx) listAgain(after int64, entries []revocation.Entry) error {
+// listAgain appends those entries that have not expired and that the log does not have after a position, and gives how many.
+func (t *tx) listAgain(after int64, entries []revocation.Entry) (appended int, err error) {
 	if c, ok := t.connection.(interface{ lockLog() error }); ok {
 		if err := c.lockLog(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	type subject struct {
@@ -120,7 +135,7 @@ func (t *tx) listAgain(after int64, entries []revocation.Entry) error {
 		return e, err
 	}, `SELECT kind, id, not_before, expires_at FROM revocations WHERE position > ?`, after)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, e := range there {
 		of := subject{e.Kind, e.ID}
@@ -135,6 +150,7 @@ func (t *tx) listAgain(after int64, entries []revocation.Entry) error {
 			rows = append(rows, []any{string(e.Kind), e.ID, micros(e.NotBefore), micros(e.ExpiresAt), micros(e.CommittedAt)})
 		}
 	}
+	appended = len(rows)
 	for len(rows) > 0 {
 		n := 1
 		if len(rows) >= groupSize {
@@ -143,11 +159,11 @@ func (t *tx) listAgain(after int64, entries []revocation.Entry) error {
 		if _, err := t.exec(`WITH lost (kind, id, not_before, expires_at, committed_at) AS (VALUES `+
 			places("(CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT))", n)+`) INSERT INTO revocations
 			(kind, id, not_before, expires_at, committed_at) SELECT kind, id, not_before, expires_at, committed_at FROM lost`, slices.Concat(rows[:n]...)...); err != nil {
-			return err
+			return 0, err
 		}
 		rows = rows[n:]
 	}
-	return nil
+	return appended, nil
 }
 
 // group fills a group up with its last one.

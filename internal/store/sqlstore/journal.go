@@ -33,13 +33,18 @@ func (t *tx) commit(j journal.Journal) (ended int, err error) {
 		}
 	}
 	for _, r := range j.Audit {
-		if _, err := t.exec(`INSERT INTO audit (time, event, outcome, reason, actor, subject, client, session, ip, user_agent, request_id)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, micros(t.now), r.Event, r.Outcome, r.Reason, r.Actor, r.Subject,
-			string(r.Client), string(r.Session), r.IP, r.UserAgent, r.RequestID); err != nil {
+		if err := t.record(r); err != nil {
 			return 0, err
 		}
 	}
 	return ended, nil
+}
+
+func (t *tx) record(r journal.Record) error {
+	_, err := t.exec(`INSERT INTO audit (time, event, outcome, reason, actor, subject, client, session, ip, user_agent, request_id)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, micros(t.now), r.Event, r.Outcome, r.Reason, r.Actor, r.Subject,
+		string(r.Client), string(r.Session), r.IP, r.UserAgent, r.RequestID)
+	return err
 }
 
 // valid refuses a journal that does not say one clear thing, before anything of it is written.

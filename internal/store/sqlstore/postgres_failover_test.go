@@ -169,6 +169,13 @@ func TestD07F18P04AFailoverThatLostWritesBringsNothingBack(t *testing.T) {
 	if want := strings.Join(want, ","); got != want {
 		t.Errorf("D07: the new log has %s, want %s", got, want)
 	}
+	// Whoever looks afterwards sees in the audit log, once for all replicas, that the history is another and what was appended again.
+	changed := ask(t, p.standby, `SELECT count(*) || ' ' || min(subject) FROM audit WHERE event = 'history.changed'`)
+	again := ask(t, p.standby, `SELECT sum(split_part(reason, ' ', 1)::int) FROM audit WHERE event = 'history.reappended'`)
+	if changed != "1 "+was[:32] || again != fmt.Sprint(len(want)) || one.log.Reappended()+two.log.Reappended() != uint64(len(want)) || one.log.Histories() != 1 || two.log.Histories() != 1 {
+		t.Errorf("D07: histories and the epoch before are %q, %s entries of %d were appended again; the replicas count %d and %d, and %d and %d histories",
+			changed, again, len(want), one.log.Reappended(), two.log.Reappended(), one.log.Histories(), two.log.Histories())
+	}
 	for _, r := range []replica{one, two} {
 		if !r.refuses("token") || len(r.log.View().Live) < 5 || r.log.View().Live[0].Row == 0 {
 			t.Errorf("D07: a replica holds %v", r.log.View().Live)

@@ -159,7 +159,7 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 	if err := db.settle(ctx, m, migrating); err != nil {
 		return err
 	}
-	if db.epoch, err = m.inherited(); err != nil {
+	if db.epoch, db.renewed, err = m.inherited(); err != nil {
 		return fmt.Errorf("sqlstore: read the installation's row: %w", err)
 	}
 	db.pg.settle(m.server().name)

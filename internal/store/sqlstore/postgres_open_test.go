@@ -17,9 +17,11 @@ import (
 	"time"
 
 	"github.com/authsvc/authsvc/internal/account"
+	"github.com/authsvc/authsvc/internal/audit"
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/internal/revocation"
 	"github.com/authsvc/authsvc/internal/store/pgtest"
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
@@ -45,6 +47,32 @@ func TestD14ThreeReplicasMayBeginOnAnEmptyDatabaseTogether(t *testing.T) {
 	wg.Wait()
 	if epochs[0] != epochs[1] || epochs[0] != epochs[2] || epochs[0] == [16]byte{} {
 		t.Fatal("two histories of one database")
+	}
+}
+
+// Nobody ran while the database became another server's: the first that opens it says so.
+func TestWhoOpensAnotherHistoryFirstKnowsIt(t *testing.T) {
+	t.Parallel()
+	url := schema(t)
+	first := open(t, sqlstore.Options{URL: url, Password: pgtest.Password})
+	if first.Renewed() {
+		t.Error("the twin: an empty database has another history")
+	}
+	for _, change := range []string{`UPDATE installation SET lineage = ''`, `UPDATE installation SET lineage = '7/1/16384'`} {
+		if err := first.Exec(t.Context(), change); err != nil {
+			t.Fatal(err)
+		}
+		another := strings.Contains(change, "7/1")
+		for i := range 2 {
+			db := open(t, sqlstore.Options{URL: url, Password: pgtest.Password})
+			if renewed := db.Renewed(); renewed != (another && i == 0) || another != (db.Epoch() != first.Epoch()) {
+				t.Errorf("after %q, opened for time %d: renewed %v, epoch %x, and it was %x", change, i+1, renewed, db.Epoch(), first.Epoch())
+			}
+			all, err := db.Audit().List(t.Context(), audit.Filter{Event: revocation.EventHistory}, 0, 10)
+			if epoch := first.Epoch(); err != nil || (len(all) == 1) != another || another && (all[0].Subject != fmt.Sprintf("%x", epoch) || !strings.HasSuffix(all[0].Reason, " after 7/1/16384")) {
+				t.Errorf("after %q the audit log has %+v, %v", change, all, err)
+			}
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ func (s revocations) Tail(ctx context.Context, after int64) (revocation.Page, er
 		page, lineage, err := tailed(q, after)
 		if c, ok := q.(*pgConn); ok && err == nil {
 			if lineage != c.server().lineage {
-				if _, err = c.inherited(); err == nil {
+				if _, _, err = c.inherited(); err == nil {
 					page, _, err = tailed(q, after)
 				}
 			}

@@ -79,6 +79,7 @@ type DB struct {
 	memory  bool
 	news    func() // Options.Appended, or nothing
 	epoch   [16]byte
+	renewed bool
 
 	pg      *pool // nil for SQLite
 	hearFor time.Duration
@@ -243,6 +244,10 @@ func (db *DB) TailEvery() time.Duration {
 
 // Epoch is the random id of the database's history, as it was when the database was opened.
 func (db *DB) Epoch() [16]byte { return db.epoch }
+
+// Renewed reports that Open found another history of the database than the one that servers had worked on, as a failover or a restore
+// leaves it, before anybody else did.
+func (db *DB) Renewed() bool { return db.renewed }
 
 // Accounts gives the store of accounts.
 func (db *DB) Accounts() account.Store { return accounts{db} }

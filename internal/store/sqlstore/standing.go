@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/revocation"
 )
 
 // standing is the server that a connection leads to, and its start. It holds as long as the connection does: a primary's
@@ -169,8 +171,8 @@ func (p *pool) settle(server string) {
 
 // inherited makes the installation's row say whose history it is, and gives its epoch: another one where that changed, by
 // compare-and-swap, so that all processes that notice it agree. A row that never said it keeps its epoch. If no standby confirms
-// this, it does no harm: where it is lost, the history is another again.
-func (c *pgConn) inherited() (epoch [16]byte, err error) {
+// this, it does no harm: where it is lost, the history is another again. Who changes it records that; renewed says that it was this call.
+func (c *pgConn) inherited() (epoch [16]byte, renewed bool, err error) {
 	s := c.server()
 	read := func() (lineage string, err error) {
 		var raw []byte
@@ -182,19 +184,26 @@ func (c *pgConn) inherited() (epoch [16]byte, err error) {
 	}
 	lineage, err := read()
 	if err != nil || lineage == s.lineage {
-		return epoch, err
+		return epoch, false, err
 	}
-	next := epoch
-	if lineage != "" {
+	const change = `UPDATE installation SET epoch = ?, lineage = ? WHERE epoch = ? AND lineage = ?`
+	var n int64
+	if lineage == "" {
+		_, err = c.exec(change, epoch[:], s.lineage, epoch[:], lineage)
+	} else {
+		var next [16]byte
 		ids.Random(next[:])
+		n, err = c.exec(`WITH renewed AS (`+change+` RETURNING 1)
+			INSERT INTO audit (time, event, outcome, reason, actor, subject, client, session, ip, user_agent, request_id)
+			SELECT @now, CAST(? AS TEXT), 'ok', CAST(? AS TEXT), '', CAST(? AS TEXT), '', '', '', '', '' FROM renewed`,
+			next[:], s.lineage, epoch[:], lineage, revocation.EventHistory, "another server's history: "+s.lineage+" after "+lineage, hex.EncodeToString(epoch[:]))
 	}
-	_, err = c.exec(`UPDATE installation SET epoch = ?, lineage = ? WHERE epoch = ? AND lineage = ?`, next[:], s.lineage, epoch[:], lineage)
 	delete(c.conn.PgConn().CustomData(), unreplicated)
 	if err != nil {
-		return epoch, err
+		return epoch, false, err
 	}
 	if lineage, err = read(); err == nil && lineage != s.lineage {
 		err = errors.New("sqlstore: the installation's row says another server's history")
 	}
-	return epoch, err
+	return epoch, n > 0, err
 }

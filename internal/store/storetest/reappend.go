@@ -1,11 +1,14 @@
 package storetest
 
 import (
+	"encoding/hex"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/authsvc/authsvc/internal/audit"
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/journal"
 	"github.com/authsvc/authsvc/internal/keys"
@@ -16,7 +19,15 @@ import (
 // reappend appends entries that an earlier history had, after the log was read to its end.
 func (s *suite) reappend(entries ...revocation.Entry) {
 	s.Helper()
-	s.ok(s.Revocations.Reappend(s.ctx(), s.tail(0).Head, entries))
+	s.reappendAfter(s.tail(0).Head, entries...)
+}
+
+// reappendAfter gives how many are appended again.
+func (s *suite) reappendAfter(after int64, entries ...revocation.Entry) int {
+	s.Helper()
+	n, err := s.Revocations.Reappend(s.ctx(), after, entries)
+	s.ok(err)
+	return n
 }
 
 // had is an entry that an earlier history had, made some time ago.
@@ -52,6 +63,9 @@ var reappendCases = []testCase{
 		s.equal("the same", renewed == old, false)
 		s.ok(s.Revocations.Renew(s.ctx(), old))
 		s.equal("again", s.tail(0).Epoch, renewed)
+		said := s.records(audit.Filter{Event: revocation.EventHistory})
+		s.equal("records", len(said), 1)
+		s.equal("of the epoch before", said[0].Subject, hex.EncodeToString(old[:]))
 	}},
 	{"a server is settled more than once, and what is there goes on", func(s *suite) {
 		for range 2 {
@@ -142,12 +156,14 @@ var reappendCases = []testCase{
 			{"another kind", s.had(journal.KindSession, "x", time.Minute), 3}, {"expired", s.had(journal.KindToken, "y", journal.RevocationTTL), 3},
 			{"a cut-off", s.had(journal.KindAll, "", time.Minute), 4}, {"an earlier cut-off", s.had(journal.KindAll, "", 2*time.Minute), 4},
 			{"a later cut-off", s.had(journal.KindAll, "", 0), 5}} {
-			s.ok(s.Revocations.Reappend(s.ctx(), head, []revocation.Entry{tt.e}))
+			before := len(s.entries())
+			n := s.reappendAfter(head, tt.e)
 			s.equal(tt.what, len(s.entries()), tt.want)
+			s.equal(tt.what+", counted", n, tt.want-before)
 		}
-		s.ok(s.Revocations.Reappend(s.ctx(), s.tail(0).Head, []revocation.Entry{x}))
+		s.reappend(x)
 		s.equal("what the log has before the position", len(s.entries()), 6)
-		s.ok(s.Revocations.Reappend(s.ctx(), 0, nil))
+		s.reappendAfter(0)
 	}},
 	{"a whole part is appended in its order, by several at once, and no more than a part", func(s *suite) {
 		a := s.account("ada")
@@ -159,16 +175,24 @@ var reappendCases = []testCase{
 		}
 		part[777] = s.had(journal.KindSession, string(x.ID), time.Minute)
 		part[5] = s.had(journal.KindSubject, string(a.ID), time.Minute)
+		var counted atomic.Int64
 		together(3, func(int) {
-			if err := s.Revocations.Reappend(s.ctx(), 0, part); err != nil {
+			n, err := s.Revocations.Reappend(s.ctx(), 0, part)
+			if err != nil {
 				s.Error(err)
 			}
+			counted.Add(int64(n))
 		})
+		s.equal("counted by all of them", counted.Load(), int64(len(part)))
+		said, epoch := s.records(audit.Filter{Event: revocation.EventReappended}), s.tail(0).Epoch
+		s.equal("records", len(said), 1) // who comes second appends nothing, and says nothing
+		s.equal("how many", said[0].Reason, fmt.Sprintf("%d entries", len(part)))
+		s.equal("of the epoch", said[0].Subject, hex.EncodeToString(epoch[:]))
 		if diff := cmp.Diff(part, s.entries()); diff != "" {
 			s.Fatal(diff)
 		}
 		s.equal("alive", s.alive(x.ID), false)
-		if err := s.Revocations.Reappend(s.ctx(), 0, append(part, part[0])); err == nil {
+		if _, err := s.Revocations.Reappend(s.ctx(), 0, append(part, part[0])); err == nil {
 			s.Fatal("more than a part was taken")
 		}
 	}},
