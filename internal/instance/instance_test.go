@@ -135,7 +135,7 @@ func TestAStoreThatIsAwayIsSaidOnceAndTheOthersStillCount(t *testing.T) {
 			t.Errorf("%d warnings: %s", n, said)
 		}
 		s.set(func() { s.hangs, s.live = false, 0 })
-		<-time.After(6 * time.Second)
+		<-time.After(15 * time.Second) // the beat that hangs ends, and one that is answered follows
 		synctest.Wait()
 		if r.Live() != 1 || strings.Count(said.String(), "level=INFO") != 1 {
 			t.Errorf("it counts %d, and said %s", r.Live(), said)

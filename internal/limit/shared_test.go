@@ -239,7 +239,7 @@ func TestR61AnAttemptUnderWayWhenTheSharedCountersFailIsJudgedByItsPart(t *testi
 func TestReplicasThatShareNothingAllowTheirPart(t *testing.T) {
 	t.Parallel()
 	live := 1
-	th, err := limit.New(limit.Options{Replicas: func() int { return live }})
+	th, err := limit.New(limit.Options{Replicas: func() int { return live }, Now: newClock().now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func (caughtUp) Position() string                    { return "" }
 
 func memory(t *testing.T) *sqlstore.DB {
 	t.Helper()
-	db, err := sqlstore.Open(t.Context(), sqlstore.Options{Path: sqlstore.Memory})
+	db, err := sqlstore.Open(t.Context(), sqlstore.Options{Path: sqlstore.Memory, OpTimeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,10 +31,27 @@ const (
 	secretly = "correct horse battery staple"
 )
 
-// wall is a clock that a test can move on; it keeps the monotonic reading.
-type wall struct{ ahead atomic.Int64 }
+// wall is a clock that a test can move on, and stop; it keeps the monotonic reading.
+type wall struct {
+	ahead atomic.Int64
+	held  atomic.Pointer[time.Time] // where it stands
+}
 
-func (w *wall) now() time.Time          { return time.Now().Add(time.Duration(w.ahead.Load())) }
+func (w *wall) now() time.Time {
+	at := w.held.Load()
+	if at == nil {
+		now := time.Now()
+		at = &now
+	}
+	return at.Add(time.Duration(w.ahead.Load()))
+}
+
+// hold stops it: from then on time passes by advance alone, and not because the machine was busy.
+func (w *wall) hold() {
+	now := time.Now()
+	w.held.Store(&now)
+}
+
 func (w *wall) advance(d time.Duration) { w.ahead.Add(int64(d)) }
 
 // tally counts what the core says that it did.
@@ -98,7 +115,7 @@ func must[T any](v T, err error) func(*testing.T) T {
 func newCore(t *testing.T) *core {
 	t.Helper()
 	clock := &wall{}
-	db := must(sqlstore.Open(t.Context(), sqlstore.Options{Path: sqlstore.Memory, Now: clock.now}))(t)
+	db := must(sqlstore.Open(t.Context(), sqlstore.Options{Path: sqlstore.Memory, Now: clock.now, OpTimeout: time.Minute}))(t)
 	t.Cleanup(func() {
 		if err := db.Close(); err != nil {
 			t.Error(err)

@@ -98,6 +98,7 @@ func TestARefreshThatIsDecidedTooLateIsNotDecided(t *testing.T) {
 			second := must(c.refresh(t.Context(), in.RefreshToken))(t)
 			newest := must(c.refresh(t.Context(), second.RefreshToken))(t)
 			c.clock.advance(client.DefaultReuseWindow + time.Second)
+			c.clock.hold() // what is late is late by what the case says
 			before, _, _, err := c.db.Sessions().Get(t.Context(), in.SessionID)
 			if err != nil {
 				t.Fatal(err)

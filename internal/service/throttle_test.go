@@ -43,6 +43,7 @@ func (c *core) guesses(t *testing.T, v *verdicts) map[string]func(pass string) e
 	signIn := must(service.NewSignIn(o))(t)
 	accounts := must(service.NewAccounts(c.db.Accounts(), c.db.Revocations(), hasher, password.NewPolicy(), throttle, c.tail))(t)
 	who := c.as(t, c.login(t, "ada"))
+	c.clock.hold() // waits end by the test's word alone
 	return map[string]func(string) error{
 		"a login": func(pass string) error {
 			_, err := signIn.Login(t.Context(), service.LoginRequest{Username: "ada", Password: pass, ClientID: "app", Caller: phone()})
