@@ -2,7 +2,9 @@ package sqlstore
 
 import (
 	"context"
+	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -34,6 +36,8 @@ type migrator interface {
 	script(ctx context.Context, text string) error
 	// lockSchema begins a transaction in which no other process changes the schema.
 	lockSchema(ctx context.Context) error
+	// mayMake says what keeps the connection's user from making tables, if anything does.
+	mayMake() error
 }
 
 // extent is how far a database's schema is.
@@ -42,8 +46,8 @@ type extent struct {
 	oldest  int // the oldest program that may run on it, as the version that it is made for
 }
 
-// extent reads how far the schema is, by one statement after the other. ErrNotOurs: something else is in a file, which is to hold
-// nothing but what is ours; a PostgreSQL may be shared.
+// extent reads how far the schema is, by one statement after the other. ErrNotOurs: there is something of another program, in a file
+// anything, in a PostgreSQL, which may be shared, what has the name of something of ours.
 func (d *dialect) extent(one func(query string) scanner) (e extent, err error) {
 	var there [2]int
 	for i, table := range []string{"schema_version", "schema_steps"} {
@@ -51,17 +55,22 @@ func (d *dialect) extent(one func(query string) scanner) (e extent, err error) {
 			return e, fmt.Errorf("sqlstore: this is not a database of authsvc: %w", err)
 		}
 	}
-	if there[0] == 0 && d.others != "" {
-		var others int
-		if err := one(d.others).Scan(&others); err != nil {
+	if there[0] == 0 {
+		var other string
+		if err := one(d.others).Scan(&other); err != nil {
 			return e, schemaProblem(err)
 		}
-		if others > 0 {
-			return e, ErrNotOurs
+		if other != "" {
+			return e, d.notOurs(other)
 		}
-	}
-	if there[0] == 0 {
 		return extent{empty, 0}, nil
+	}
+	var ours bool
+	if err := one(d.ours).Scan(&ours); err != nil {
+		return e, schemaProblem(err)
+	}
+	if !ours {
+		return e, d.notOurs("schema_version")
 	}
 	if there[1] > 0 {
 		if err := one(`SELECT MAX(version) FROM schema_steps`).Scan(&e.version); err != nil {
@@ -75,7 +84,18 @@ func (d *dialect) extent(one func(query string) scanner) (e extent, err error) {
 	return e, nil
 }
 
+// notOurs says what of another program is there.
+func (d *dialect) notOurs(what string) error {
+	if !d.numbered {
+		return fmt.Errorf("%w: what is called %s there is another program's", ErrNotOurs, what)
+	}
+	return fmt.Errorf("database.url: %w: what is called %s there is another program's: name an empty database, or add search_path=NAME with a schema of its own", ErrNotOurs, what)
+}
+
 func schemaProblem(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		err = errors.New("its table has no row: restore a backup")
+	}
 	return fmt.Errorf("sqlstore: read the schema's version: %w", err)
 }
 
@@ -88,6 +108,11 @@ func (d *dialect) migrate(ctx context.Context, m migrator, may bool) error {
 	e, err := d.extent(m.once)
 	if err != nil {
 		return err
+	}
+	if e.version == empty {
+		if err := m.mayMake(); err != nil {
+			return err
+		}
 	}
 	makes := may && e.version == empty
 	if may && !d.numbered && !makes {
@@ -310,6 +335,8 @@ func (t *lite) script(ctx context.Context, text string) error {
 }
 
 func (t *lite) lockSchema(ctx context.Context) error { return t.script(ctx, "BEGIN IMMEDIATE") }
+
+func (t *lite) mayMake() error { return nil }
 
 func (c *pgConn) once(query string) scanner { return c.conn.QueryRow(c.ctx, query) }
 

@@ -89,8 +89,6 @@ func (m *Migrator) connect(ctx context.Context, o Options) error {
 		return err
 	}
 	conf := c.ConnConfig
-	conf.RuntimeParams["lock_timeout"] = fmt.Sprint(lockFor.Milliseconds())
-	conf.RuntimeParams["statement_timeout"] = "0"
 	if conf.RuntimeParams["application_name"] == "authsvc" {
 		conf.RuntimeParams["application_name"] = "authsvc migrate"
 	}
@@ -101,6 +99,10 @@ func (m *Migrator) connect(ctx context.Context, o Options) error {
 	m.pool = &pool{words: m.words, timeout: o.OpTimeout, driven: o.driven}
 	if err := m.pool.sound(ctx, m.conn); err != nil {
 		return err
+	}
+	if _, err := m.conn.Exec(ctx, `SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', $1, false)`,
+		fmt.Sprint(lockFor.Milliseconds())); err != nil {
+		return fmt.Errorf("database.url: %w", err)
 	}
 	// So that a backend whose migrate up was killed does not build on for nobody, with the lock of all migrations.
 	if _, err := m.conn.Exec(ctx, `SELECT set_config('client_connection_check_interval', '2s', false)
@@ -114,6 +116,9 @@ func (m *Migrator) connect(ctx context.Context, o Options) error {
 func (m *Migrator) settle(ctx context.Context) error {
 	e, err := m.words.extent(m.on(ctx).once)
 	m.words.version.Store(int64(e.version))
+	if m.pool != nil {
+		err = m.pool.barred(err)
+	}
 	return err
 }
 
@@ -193,6 +198,9 @@ func (m *Migrator) Up(ctx context.Context, tell func(Step)) error {
 
 // first makes the whole schema.
 func (m *Migrator) first(ctx context.Context, tell func(Step)) error {
+	if err := m.on(ctx).mayMake(); err != nil {
+		return err
+	}
 	if _, err := m.words.make(ctx, m.on(ctx)); err != nil {
 		return m.explain("", err)
 	}

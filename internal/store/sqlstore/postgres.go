@@ -25,6 +25,8 @@ type pool struct {
 	words   *dialect
 	timeout time.Duration
 	schema  string
+	user    string
+	creates bool             // the user may make tables in the schema
 	driven  func() time.Time // a test's clock instead of the database's; nil otherwise
 	closed  atomic.Bool
 	// appending has a place for each operation that may append to the revocation log at the same time: they wait for each
@@ -401,10 +403,19 @@ func (p *pool) key(kind, id string) int64 {
 // that wrote makes a difference, whoever it belonged to, and so does another server, or another start of it.
 func (p *pool) changed(ctx context.Context) (bool, error) {
 	now, err := ask(ctx, p, p.tail, false, func(q queries) (string, error) {
-		seen, err := scanText(q.row(`SELECT pg_current_snapshot()::text`))
-		return q.(*pgConn).server().name + " " + seen, err
+		c := q.(*pgConn)
+		var seen string
+		var backend int64
+		err := c.row(`SELECT pg_current_snapshot()::text, pg_backend_pid()`).Scan(&seen, &backend)
+		if err == nil && backend != c.server().backend { // a pooler that was told otherwise since Open
+			err = errUnpinned
+		}
+		return c.server().name + " " + seen, err
 	})
 	if err != nil {
+		if errors.Is(err, errUnpinned) {
+			p.tail.Reset()
+		}
 		return false, err
 	}
 	p.mu.Lock()

@@ -102,10 +102,10 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	}
 	c.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	bound := strconv.FormatInt(max(1, o.OpTimeout.Milliseconds()), 10)
-	for _, name := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
+	for _, name := range bounds() {
 		c.ConnConfig.RuntimeParams[name] = bound
 	}
-	c.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed"
+	c.ConnConfig.RuntimeParams["default_transaction_isolation"] = isolation
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "authsvc"
 	}
@@ -157,7 +157,7 @@ func (db *DB) openPool(ctx context.Context, o Options, migrating bool) error {
 	}
 	m := &pgConn{ctx: ctx, conn: conn.Conn(), p: db.pg}
 	if err := db.settle(ctx, m, migrating); err != nil {
-		return err
+		return db.pg.barred(err)
 	}
 	if db.epoch, db.renewed, err = m.inherited(); err != nil {
 		return fmt.Errorf("sqlstore: read the installation's row: %w", err)
@@ -175,31 +175,6 @@ func (p *pool) connect(ctx context.Context, to **pgxpool.Pool, c *pgxpool.Config
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	*to = made
-	return nil
-}
-
-// sound refuses a database that would break the promises quietly.
-func (p *pool) sound(ctx context.Context, conn *pgx.Conn) error {
-	var version int
-	var schema *string
-	var encoding, commit string
-	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_schema(), current_setting('server_encoding'),
-		current_setting('synchronous_commit')`).Scan(&version, &schema, &encoding, &commit)
-	switch {
-	case err != nil:
-		return fmt.Errorf("database.url: %w", err)
-	case version < oldest*10_000:
-		return fmt.Errorf("database.url: the server is PostgreSQL %d; it must be %d or later", version/10_000, oldest)
-	case schema == nil:
-		return errors.New("database.url: there is no schema to work in: create the one that search_path names, or let the user use schema public")
-	case encoding != "UTF8":
-		return fmt.Errorf("database.url: the database's encoding is %s: create it with ENCODING 'UTF8'", encoding)
-	case commit == "off":
-		return errors.New("database.url: synchronous_commit is off, so that a crash would bring back what was revoked: set it to on for this database or user")
-	case commit == "local":
-		return errors.New("database.url: synchronous_commit is local, which waits for no standby, so that a failover would bring back what was revoked: set it to on for this database or user")
-	}
-	p.schema = *schema
 	return nil
 }
 
@@ -225,6 +200,8 @@ func connectProblem(err error, c *pgx.ConnConfig) error {
 		return fmt.Errorf("database.url: the certificate of %s is for other names: %w", where, name)
 	case errors.As(err, &certificate):
 		return fmt.Errorf("database.url: the certificate of %s is not good: %w", where, certificate.Err)
+	case errors.As(err, &said) && strings.HasPrefix(said.Message, "unsupported startup parameter"): // PgBouncer
+		return fmt.Errorf("database.url: %s is a pooler that does not pass on what connections are to have (%s): name PostgreSQL itself; docs/deploy.md says what a pooler has to do", where, said.Message)
 	case errors.As(err, &said):
 		return fmt.Errorf("database.url: %s refused the connection: %s", where, said.Message)
 	default:

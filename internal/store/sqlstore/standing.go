@@ -23,6 +23,7 @@ type standing struct {
 	timeline uint32
 	lineage  string // whose history its data is: system, timeline and database
 	name     string // lineage and start
+	backend  int64  // the server's process
 	met      time.Time
 }
 
@@ -40,7 +41,7 @@ const whose = `SELECT (pg_is_in_recovery() OR current_setting('transaction_read_
 	(SELECT system_identifier FROM pg_control_system())::text,
 	CASE WHEN pg_is_in_recovery() THEN '' ELSE substring(pg_walfile_name(pg_current_wal_lsn()) for 8) END,
 	(SELECT oid FROM pg_database WHERE datname = current_database())::text,
-	pg_postmaster_start_time()::timestamptz(6)::text`
+	pg_postmaster_start_time()::timestamptz(6)::text, pg_backend_pid()::text`
 
 // meet asks each new connection who is there, in the place of the question whether it may write: a standby is passed over for
 // the URL's next host, and so is a server whose timeline another has left behind, since it may still take writes that nobody
@@ -90,10 +91,10 @@ func introduce(ctx context.Context, conn *pgconn.PgConn) (*standing, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(answers) != 1 || len(answers[0].Rows) != 1 || len(answers[0].Rows[0]) != 5 {
+	if len(answers) != 1 || len(answers[0].Rows) != 1 || len(answers[0].Rows[0]) != 6 {
 		return nil, errors.New("sqlstore: the server does not say who it is")
 	}
-	said := make([]string, 5)
+	said := make([]string, 6)
 	for i, v := range answers[0].Rows[0] {
 		said[i] = string(v)
 	}
@@ -104,7 +105,11 @@ func introduce(ctx context.Context, conn *pgconn.PgConn) (*standing, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sqlstore: the server's timeline: %w", err)
 	}
-	s := &standing{system: said[1], timeline: uint32(timeline), met: time.Now()}
+	backend, err := strconv.ParseInt(said[5], 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("sqlstore: the server's process: %w", err)
+	}
+	s := &standing{system: said[1], timeline: uint32(timeline), backend: backend, met: time.Now()}
 	s.lineage = fmt.Sprintf("%s/%d/%s", s.system, s.timeline, said[3])
 	s.name = s.lineage + " since " + said[4]
 	conn.CustomData()[standingKey] = s
