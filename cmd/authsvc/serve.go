@@ -45,9 +45,12 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case *dev == (*file != ""):
 		return usage("serve takes either -dev or -config FILE\nusage: %s", serveLine)
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	signalled, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once, as it would any other
+	ctx, drain := context.WithCancel(ctx)
+	defer drain()
+	// A second signal ends the process at once, as it would any other: from before the drain begins, so that none is lost.
+	context.AfterFunc(signalled, func() { stop(); drain() })
 	if *dev {
 		return app.RunDev(ctx, o, stdout, stderr)
 	}
