@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -146,16 +145,10 @@ func TestCheckSetupTellsItsOwnServerFromAnother(t *testing.T) {
 
 func TestCheckSetupNamesTheDatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	const nobody = "127.0.0.1:1" // a port that is given to nobody who asks for any
 	c := setup(t, -1, 30, "auth.example.com")
-	c.Database = config.Database{URL: "postgres://authsvc@" + l.Addr().String() + "/authsvc", Password: "geheim"}
-	if err := app.CheckSetup(t.Context(), c, false); err == nil || !strings.HasPrefix(err.Error(), "database.url: cannot reach "+l.Addr().String()) || strings.Contains(err.Error(), "geheim") {
+	c.Database = config.Database{URL: "postgres://authsvc@" + nobody + "/authsvc", Password: "geheim"}
+	if err := app.CheckSetup(t.Context(), c, false); err == nil || !strings.HasPrefix(err.Error(), "database.url: cannot reach "+nobody) || strings.Contains(err.Error(), "geheim") {
 		t.Errorf("it says %v", err)
 	}
 	if err := app.CheckSetup(t.Context(), c, true); err != nil {

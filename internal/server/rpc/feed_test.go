@@ -169,24 +169,26 @@ func TestNoMessageIsOver512KiB(t *testing.T) {
 
 func TestAllWhoWatchShareOneSnapshotAndOneDelta(t *testing.T) {
 	t.Parallel()
-	s, p := written(t, nil)
-	p.add(10)
-	seats := make([]*seat, 30)
-	for i := range seats {
-		seats[i] = s.seat(t, "")
-	}
-	for _, w := range seats {
-		w.until(t, w.begun)
-	}
-	at := p.add(1)
-	for _, w := range seats {
-		if w.until(t, func() bool { return w.cursor == at }); w.deltas != 1 || len(w.targets) != 11 {
-			t.Errorf("%d deltas brought %d entries", w.deltas, len(w.targets))
+	synctest.Test(t, func(t *testing.T) { // a snapshot is shared for a second, of the bubble's clock
+		s, p := written(t, nil)
+		p.add(10)
+		seats := make([]*seat, 30)
+		for i := range seats {
+			seats[i] = s.seat(t, "")
 		}
-	}
-	if got := s.feed.Stats(); got.Deltas != 1 || got.Snapshots > 2 || got.Watchers != len(seats) || got.Cut != 0 {
-		t.Errorf("the hub counts %+v", got)
-	}
+		for _, w := range seats {
+			w.until(t, w.begun)
+		}
+		at := p.add(1)
+		for _, w := range seats {
+			if w.until(t, func() bool { return w.cursor == at }); w.deltas != 1 || len(w.targets) != 11 {
+				t.Errorf("%d deltas brought %d entries", w.deltas, len(w.targets))
+			}
+		}
+		if got := s.feed.Stats(); got.Deltas != 1 || got.Snapshots > 2 || got.Watchers != len(seats) || got.Cut != 0 {
+			t.Errorf("the hub counts %+v", got)
+		}
+	})
 }
 
 func TestAnotherKeySetAndAnotherHistoryComeAsDeltas(t *testing.T) {
