@@ -190,7 +190,18 @@ func await(t *testing.T, what string, holds func() bool) {
 func (c *cluster) replica(n int) string { return "https://127.0.0.1:" + strconv.Itoa(c.port+10*n) }
 
 // call sends JSON from an address of this machine.
-func (c *cluster) call(t *testing.T, from, method, url, authorization string, body map[string]any) (int, map[string]any) {
+// Where a replica says that it had not run for a while, as on a busy machine, and has decided nothing, it asks again.
+func (c *cluster) call(t *testing.T, from, method, url, authorization string, body map[string]any) (code int, said map[string]any) {
+	t.Helper()
+	await(t, "something is decided", func() bool {
+		code, said = c.once(t, from, method, url, authorization, body)
+		message, _ := said["message"].(string)
+		return code != http.StatusServiceUnavailable || !strings.HasPrefix(message, "this replica was stopped a moment ago")
+	})
+	return code, said
+}
+
+func (c *cluster) once(t *testing.T, from, method, url, authorization string, body map[string]any) (int, map[string]any) {
 	t.Helper()
 	text, err := json.Marshal(body)
 	if err != nil {
@@ -311,10 +322,8 @@ func TestThreeReplicasServeAsOne(t *testing.T) {
 	}
 
 	// Redis is there for all of them, with the rights that it takes, and the doctor is content.
-	for n := 1; n <= 3; n++ {
-		if up := c.metric(t, n, "authsvc_redis_up"); up != "1" {
-			t.Errorf("replica %d has authsvc_redis_up %q", n, up)
-		}
+	for n := 1; n <= 3; n++ { // a busy machine's Redis may be late, and then it is away for a moment
+		await(t, fmt.Sprintf("replica %d has authsvc_redis_up 1", n), func() bool { return c.metric(t, n, "authsvc_redis_up") == "1" })
 	}
 	c.doctor(t)
 	c.goesOnWithoutOne(t, feed, in["refresh_token"])
@@ -373,24 +382,31 @@ func (c *cluster) metric(t *testing.T, n int, name string) string {
 	return ""
 }
 
-// doctor finds nothing that has to be mended, and commits that wait for the standby.
+// doctor finds nothing that has to be mended, and commits that wait for the standby. What is slow for a while, on a busy machine, is a finding, too.
 func (c *cluster) doctor(t *testing.T) {
 	t.Helper()
-	asked := exec.Command(filepath.Join(programs, "authsvc"), "doctor", "-o", "json", "-config", filepath.Join(c.dir, "replica-1", "authsvc.yaml"))
-	asked.Env = slices.DeleteFunc(os.Environ(), func(pair string) bool { return strings.HasPrefix(pair, "AUTHSVC_") }) // which speak to the tests
-	out, err := asked.CombinedOutput()
-	if err != nil {
-		t.Errorf("doctor: %v %s", err, out)
-	}
-	var found []struct{ Check, Level, Found string }
-	if err := json.Unmarshal(out, &found); err != nil || len(found) < 8 {
-		t.Fatalf("doctor: %v %s", err, out)
-	}
-	for _, f := range found {
-		if f.Level != "ok" && f.Check != "postgresql" { // which notes that there is no archive
-			t.Errorf("doctor: %+v", f)
+	var said string
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the doctor said last %s", said)
 		}
-	}
+	})
+	await(t, "the doctor is content", func() bool {
+		asked := exec.Command(filepath.Join(programs, "authsvc"), "doctor", "-o", "json", "-config", filepath.Join(c.dir, "replica-1", "authsvc.yaml"))
+		asked.Env = slices.DeleteFunc(os.Environ(), func(pair string) bool { return strings.HasPrefix(pair, "AUTHSVC_") }) // which speak to the tests
+		out, err := asked.CombinedOutput()
+		said = string(out)
+		var found []struct{ Check, Level, Found string }
+		if json.Unmarshal(out, &found) != nil || len(found) < 8 {
+			t.Fatalf("doctor: %v %s", err, out)
+		}
+		for _, f := range found {
+			if f.Level != "ok" && f.Check != "postgresql" { // which notes that there is no archive
+				return false
+			}
+		}
+		return err == nil
+	})
 }
 
 // goesOnWithoutOne kills a replica under calls through nginx, of which none may fail.

@@ -33,7 +33,7 @@ func TestD07ARestoredBackupBringsBackNothingThatWasRevoked(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			s := start(t, dir)
+			s := startHere(t, dir)
 			var earlier []answer
 			for range 5 {
 				earlier = append(earlier, s.login(t))

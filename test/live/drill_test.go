@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/authsvc/authsvc/internal/store/pgtest"
+	"github.com/authsvc/authsvc/test/ports"
 	"github.com/authsvc/authsvc/verify"
 )
 
@@ -47,15 +47,10 @@ func postgresDir(t *testing.T) (string, *syscall.SysProcAttr) {
 	return dir, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 }
 
-// freePort is one that nobody listens on.
-func freePort(t *testing.T) int {
+// startHere is start with a gRPC door that a later start finds free again.
+func startHere(t *testing.T, dir string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return start(t, dir, "-grpc", fmt.Sprint("127.0.0.1:", ports.Hold(t)))
 }
 
 // documented gives the line of docs/backup.md that begins so, with what stands there for a place replaced.
@@ -96,7 +91,7 @@ func TestD07TheDrillForPostgreSQL(t *testing.T) {
 	sh("mkdir " + archive)
 	command := documented(t, "archive_command = ", "archive_command = ", "", "/srv/archive", archive)
 	in := onPostgreSQL(t, "archive_mode=on", "archive_command="+strings.Trim(command, "'"))
-	again := freePort(t)
+	again := ports.Hold(t)
 	text, err := os.ReadFile(in.config)
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +148,7 @@ func TestD07TheDrillForPostgreSQL(t *testing.T) {
 	}
 	// Debian keeps the configuration outside the data folder, so that a backup of it has none.
 	sh("cp -a base bare && rm bare/postgresql.conf bare/pg_hba.conf bare/pg_ident.conf")
-	if out := sh(strings.NewReplacer(" base ", " bare ", " work ", " barework ", strconv.Itoa(again), strconv.Itoa(freePort(t))).Replace(drill)); !strings.Contains(out, "on timeline 2") {
+	if out := sh(strings.NewReplacer(" base ", " bare ", " work ", " barework ", strconv.Itoa(again), strconv.Itoa(ports.Hold(t))).Replace(drill)); !strings.Contains(out, "on timeline 2") {
 		t.Errorf("the drill of a backup without configuration said %s", out)
 	}
 	if n := strings.TrimSpace(sh(fmt.Sprintf(`psql -X -A -t -h 127.0.0.1 -p %d -d authsvc -c "SELECT count(*) FROM sessions WHERE id = '%s'"`, again, revoked.text("session_id")))); n != "1" {

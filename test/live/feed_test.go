@@ -104,7 +104,7 @@ func TestJ28J29AVerifierOnTheFeed(t *testing.T) {
 func TestP02AVerifierOutlivesTheServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := start(t, dir)
+	s := startHere(t, dir)
 	var log speech
 	w := watch(t, s, slog.New(slog.NewTextHandler(&log, nil)))
 	dead, alive := s.login(t), s.login(t)

@@ -255,7 +255,11 @@ func TestG11FloodsAreClosed(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			before := s.memory(t)
 			f := flood(t, tt.addr, conf, true)
-			for i := range soak.Count(20_000, 200_000) {
+			most := soak.Count(20_000, 200_000)
+			if tt.closes {
+				most *= 100 // a machine that is slow now and then is no flood for as long
+			}
+			for i := range most {
 				if err := tt.send(t, f); err != nil {
 					break // closed
 				}

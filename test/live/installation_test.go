@@ -113,7 +113,7 @@ func serveIn(t *testing.T, config string, d dev, scheme string, environ ...strin
 func launch(t *testing.T, config string, d dev, environ ...string) (*server, *speech) {
 	t.Helper()
 	said := &speech{}
-	s := &server{dev: d, out: &bytes.Buffer{}, exited: make(chan error, 1)}
+	s := &server{dev: d, out: said, exited: make(chan error, 1)}
 	s.cmd = process("serve", "-config", config)
 	s.cmd.Env = append(s.cmd.Env, environ...)
 	s.cmd.Stdout, s.cmd.Stderr = said, said
@@ -262,15 +262,17 @@ func (s *server) say(t *testing.T, c *http.Client, path string, body any, header
 		}
 		raw = string(content)
 	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.HTTP+path, strings.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	for i := 0; i+1 < len(header); i += 2 {
-		r.Header.Add(header[i], header[i+1])
-	}
-	a, err := do(c, r)
+	a, err := again(t.Context(), answer.paused, func() (answer, error) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.HTTP+path, strings.NewReader(raw))
+		if err != nil {
+			return answer{}, err
+		}
+		r.Header.Set("Content-Type", "application/json")
+		for i := 0; i+1 < len(header); i += 2 {
+			r.Header.Add(header[i], header[i+1])
+		}
+		return do(c, r)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,10 +35,10 @@ type massacre struct {
 	left     []string // sessions whose revocation nobody acknowledged
 }
 
-// ask sends one call and counts it. The last one to be answered before the kill says so.
+// ask sends one call and counts it, and sends it again where nothing was decided. The last one to be answered before the kill says so.
 func (m *massacre) ask(ctx context.Context, path string, body map[string]any) (answer, bool) {
 	m.inFlight.Add(1)
-	a, err := try(ctx, "POST", m.HTTP+path, "", body)
+	a, err := again(ctx, answer.undecided, func() (answer, error) { return once(ctx, "POST", m.HTTP+path, "", body) })
 	m.inFlight.Add(-1)
 	if m.answers.Add(1) >= m.killAt {
 		m.once.Do(func() { close(m.reached) })

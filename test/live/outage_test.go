@@ -69,7 +69,7 @@ func TestP01P02P12AServiceThroughOutages(t *testing.T) {
 			all[name+" for "+d.String()] = func(t *testing.T) {
 				if o.first { // it befalls authsvc itself
 					dir := t.TempDir()
-					o.befalls(t, newStage(t, start(t, dir), dir), d)
+					o.befalls(t, newStage(t, startHere(t, dir), dir), d)
 					return
 				}
 				o.befalls(t, newStage(t, s, dir), d)
@@ -301,7 +301,7 @@ func (o outage) after(t *testing.T, x *stage, w *witness, alive *session, stream
 func TestP08AnOlderDatabaseIsPutBack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := start(t, dir)
+	s := startHere(t, dir)
 	lost, next, alive := s.signIn(t, "lost"), s.signIn(t, "next"), s.signIn(t, "alive")
 	s.stop(t)
 	path := filepath.Join(dir, "authsvc.db")
