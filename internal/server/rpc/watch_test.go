@@ -66,7 +66,7 @@ func (s *served) watch(ctx context.Context, t *testing.T, cursor string) *seat {
 
 func watchOn(ctx context.Context, t *testing.T, conn *grpc.ClientConn, cursor string) *seat {
 	t.Helper()
-	ctx, stop := context.WithTimeout(ctx, time.Minute) // so that a test fails and does not hang
+	ctx, stop := context.WithTimeout(ctx, 5*time.Minute) // so that a test fails and does not hang
 	t.Cleanup(stop)
 	return &seat{stop: stop, targets: map[verify.Target]int{}, commits: map[time.Time]int{}, stream: must(authsvcv1.NewTrustServiceClient(conn).WatchTrust(ctx,
 		&authsvcv1.WatchTrustRequest{Cursor: cursor}))(t)}
