@@ -18,10 +18,15 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/authsvc/authsvc/internal/store/machine"
 )
 
 // ErrMissing says that the machine has no PostgreSQL.
 var ErrMissing = errors.New("pgtest: PostgreSQL is not installed (Debian: postgresql)")
+
+// patience is for what a busy machine takes seconds for, and only a broken one longer.
+const patience = 2 * time.Minute
 
 // Password of the superuser postgres.
 const Password = "correct horse"
@@ -79,7 +84,7 @@ func StartIn(ctx context.Context, parent string, settings ...string) (_ *Server,
 // runAnywhere runs the server on a free port; another process may take that first.
 func (s *Server) runAnywhere(ctx context.Context) (err error) {
 	for range 5 {
-		if s.Port, err = freePort(); err != nil {
+		if s.Port, err = machine.FreePort(); err != nil {
 			return err
 		}
 		if err = s.Run(ctx); err == nil {
@@ -124,7 +129,7 @@ func (s *Server) StandbyIn(ctx context.Context, parent string) (_ *Server, err e
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		state, err := s.SQL(ctx, "postgres", `SELECT sync_state FROM pg_stat_replication`)
@@ -136,7 +141,7 @@ func (s *Server) StandbyIn(ctx context.Context, parent string) (_ *Server, err e
 
 // Leave lets a standby of this server have all there is, and nothing that comes after it; no commit waits for it any more.
 func (s *Server) Leave(ctx context.Context, standby *Server) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	at, err := s.SQL(ctx, "postgres", `SELECT pg_current_wal_flush_lsn()`)
 	if err != nil {
@@ -164,12 +169,14 @@ func (s *Server) Leave(ctx context.Context, standby *Server) error {
 
 // Promote makes a standby the server that is written to.
 func (s *Server) Promote(ctx context.Context) error {
-	for _, q := range []string{`ALTER SYSTEM RESET synchronous_standby_names`, `SELECT pg_promote(true, 30)`} {
-		if _, err := s.SQL(ctx, "postgres", q); err != nil {
-			return err
-		}
+	if _, err := s.SQL(ctx, "postgres", `ALTER SYSTEM RESET synchronous_standby_names`); err != nil {
+		return err
 	}
-	return nil
+	said, err := s.SQL(ctx, "postgres", fmt.Sprintf(`SELECT pg_promote(true, %.0f)`, patience.Seconds()))
+	if err == nil && said != "t" {
+		err = fmt.Errorf("pgtest: the standby was not promoted within %v", patience)
+	}
+	return err
 }
 
 // Run starts the server again after Kill or Stop.
@@ -193,10 +200,11 @@ func (s *Server) Run(ctx context.Context) error {
 		_ = s.cmd.Wait()
 		close(s.exited)
 	}()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		_, err := s.run(ctx, "pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(s.Port))
+		// Its own socket, which it makes after the port is its own: at the port another server might answer.
+		_, err := s.run(ctx, "pg_isready", "-q", "-h", s.dir, "-p", strconv.Itoa(s.Port))
 		if err == nil {
 			return nil
 		}
@@ -327,13 +335,4 @@ func installed() (string, error) {
 		return n
 	}
 	return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return version(a) - version(b) })), nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // What one answer may have. Ours have some hundred bytes; what a Cluster says of its slots and commands has some hundred thousand.
@@ -24,8 +25,8 @@ var errBounds = errors.New("redisstore: Redis answered with more than any answer
 var errStale = errors.New("redisstore: the connection is from before an answer to something else")
 
 // dial connects as go-redis would, and bounds what it reads. What is connected when strange changes is not used any more.
-func dial(secure *tls.Config, strange *atomic.Int64) func(ctx context.Context, network, address string) (net.Conn, error) {
-	plain := &net.Dialer{Timeout: dialTimeout}
+func dial(secure *tls.Config, within time.Duration, strange *atomic.Int64) func(ctx context.Context, network, address string) (net.Conn, error) {
+	plain := &net.Dialer{Timeout: within}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		var c net.Conn
 		var err error

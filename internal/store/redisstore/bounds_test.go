@@ -44,7 +44,7 @@ func TestD01WhateverRedisAnswersTheServiceGoesOn(t *testing.T) {
 			t.Parallel()
 			var lying atomic.Bool
 			var lies atomic.Int64
-			s := up(t, redisstore.Patient(options(resp(t, func(args []string) string {
+			s := up(t, redisstore.Unhurried(options(resp(t, func(args []string) string {
 				switch command := strings.ToUpper(args[0]); {
 				case lying.Load():
 					lies.Add(1)
@@ -54,7 +54,7 @@ func TestD01WhateverRedisAnswersTheServiceGoesOn(t *testing.T) {
 				}
 				return "-ERR unknown command\r\n"
 			}))))
-			settle(t, patient{s}, limit.Failed, network("a"))
+			insist(t, s, network("a"))
 			lying.Store(true)
 			run(t, func(ctx context.Context) error { return s.Listen(ctx, func() {}) })
 			if _, err := s.Settle(t.Context(), []limit.Count{network("a")}, limit.Failed); err == nil {
@@ -66,7 +66,7 @@ func TestD01WhateverRedisAnswersTheServiceGoesOn(t *testing.T) {
 			}
 			lying.Store(false)
 			await(t, "Redis is asked again", s.Up)
-			settle(t, patient{s}, limit.Failed, network("a"))
+			insist(t, s, network("a"))
 		})
 	}
 }

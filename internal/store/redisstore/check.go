@@ -102,7 +102,7 @@ func (s *Store) checkServers(ctx context.Context) error {
 
 // hello gives what the server at an address says that it is.
 func (s *Store) hello(ctx context.Context, address string) (mode string, err error) {
-	o := &redis.Options{Addr: address, Username: s.o.Username, Password: s.o.Password, TLSConfig: s.o.TLS, Dialer: dial(s.o.TLS, &s.strange), MaxRetries: -1,
+	o := &redis.Options{Addr: address, Username: s.o.Username, Password: s.o.Password, TLSConfig: s.o.TLS, Dialer: dial(s.o.TLS, dialTimeout, &s.strange), MaxRetries: -1,
 		DialTimeout: dialTimeout, DialerRetries: 1, ReadTimeout: replyTimeout, ContextTimeoutEnabled: true, DisableIdentity: true, PipelinePoolSize: -1, PoolSize: 1}
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	if s.o.Mode == Sentinel {

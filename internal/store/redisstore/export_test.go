@@ -30,7 +30,13 @@ func (b *Breaker) Up() bool { return b.up() }
 
 // Patient lets calls take a busy machine as long as they do.
 func Patient(o Options) Options {
-	o.within = 10 * time.Second
+	o.within, o.reply = time.Minute, time.Minute
+	return o
+}
+
+// Unhurried lets calls take as long as go-redis itself waits for an answer, so that one which never comes is missed there.
+func Unhurried(o Options) Options {
+	o.within = 2 * replyTimeout
 	return o
 }
 

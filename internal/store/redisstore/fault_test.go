@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/authsvc/authsvc/internal/limit"
+	"github.com/authsvc/authsvc/internal/store/machine"
 	"github.com/authsvc/authsvc/internal/store/redisstore"
 	"github.com/authsvc/authsvc/internal/store/redistest"
 )
 
-// swift is less than go-redis would wait by itself (1 s), and more than a busy machine makes of 50 ms.
+// swift is less than go-redis would wait by itself (1 s), and more than a busy machine makes of 50 ms, by its own pulse.
 const swift = 800 * time.Millisecond
 
 func TestD01ASickRedisHoldsNobodyUp(t *testing.T) {
@@ -40,14 +41,16 @@ func TestD01ASickRedisHoldsNobodyUp(t *testing.T) {
 			o := options(in.p.address)
 			o.Called = n.called
 			s := up(t, o)
-			settle(t, patient{s}, limit.Failed, network("a"))
+			insist(t, s, network("a"))
+			var clock machine.Pulse
+			run(t, clock.Run)
 			if err := c.harm(t, in); err != nil {
 				t.Fatal(err)
 			}
 			await(t, "Redis counts as away", func() bool {
-				began := time.Now()
+				began := clock.Now()
 				_, err := s.Settle(t.Context(), []limit.Count{network("a")}, limit.Failed)
-				if took := time.Since(began); took > swift {
+				if took := clock.Now() - began; took > swift {
 					t.Errorf("a call took %v", took)
 				}
 				return errors.Is(err, redisstore.ErrAway)
@@ -73,7 +76,7 @@ func TestD01ASickRedisHoldsNobodyUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			await(t, "Redis is asked again", s.Up)
-			settle(t, patient{s}, limit.Failed, network("a"))
+			insist(t, s, network("a"))
 		})
 	}
 }
@@ -122,7 +125,7 @@ func TestD01RedisThatIsDownAtTheStartIsUsedOnceItComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "Redis is up", s.Up)
-	settle(t, patient{s}, limit.Failed, network("a"))
+	insist(t, s, network("a"))
 	await(t, "its return is told", func() bool { return said.count("Redis is back") == 1 })
 	if n := said.count("level=WARN"); n != 1 || said.count("redis.addresses") != 1 {
 		t.Errorf("it was warned %d times:\n%s", n, said.text.String())

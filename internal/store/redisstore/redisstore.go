@@ -51,6 +51,7 @@ type Options struct {
 	Called func(outcome string)
 
 	within time.Duration // tests: instead of callTimeout
+	reply  time.Duration // tests: instead of replyTimeout and dialTimeout
 }
 
 // The outcomes of a call. None of them tells what was counted.
@@ -116,10 +117,11 @@ func New(o Options) (*Store, error) {
 // connect gives the client for the mode. It retries nothing by itself: there is no time for it, and a counted failure would
 // count twice.
 func (s *Store) connect() redis.UniversalClient {
+	reply := cmp.Or(s.o.reply, replyTimeout)
 	u := &redis.UniversalOptions{Addrs: s.o.Addresses, MasterName: s.o.MasterName, Username: s.o.Username, Password: s.o.Password,
-		SentinelUsername: s.o.SentinelUsername, SentinelPassword: s.o.SentinelPassword, TLSConfig: s.o.TLS, Dialer: dial(s.o.TLS, &s.strange),
-		MaxRetries: -1, DialTimeout: dialTimeout, DialerRetries: 1, DialerRetryTimeout: 10 * time.Millisecond,
-		ReadTimeout: replyTimeout, WriteTimeout: replyTimeout, PoolTimeout: replyTimeout, ContextTimeoutEnabled: true,
+		SentinelUsername: s.o.SentinelUsername, SentinelPassword: s.o.SentinelPassword, TLSConfig: s.o.TLS, Dialer: dial(s.o.TLS, cmp.Or(s.o.reply, dialTimeout), &s.strange),
+		MaxRetries: -1, DialTimeout: cmp.Or(s.o.reply, dialTimeout), DialerRetries: 1, DialerRetryTimeout: 10 * time.Millisecond,
+		ReadTimeout: reply, WriteTimeout: reply, PoolTimeout: reply, ContextTimeoutEnabled: true,
 		PoolSize: connections, PipelinePoolSize: -1, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10, DisableIdentity: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}}
 	switch s.o.Mode {

@@ -11,8 +11,8 @@ import (
 // Password of the user admin of a Cluster, who may do everything.
 const Password = "correct-horse"
 
-// startWithin bounds how long a group of servers takes to find itself.
-const startWithin = 60 * time.Second
+// startWithin bounds how long a server takes to answer, and a group of servers to find itself.
+const startWithin = 2 * time.Minute
 
 // Cluster is a Redis Cluster with TLS and without a default user.
 type Cluster struct {

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/authsvc/authsvc/internal/store/machine"
 )
 
 // ErrMissing says that the machine has no Redis.
@@ -57,8 +59,8 @@ func start(ctx context.Context, s *Server, settings []string) (_ *Server, err er
 	s.settings = settings
 	for range 5 {
 		var bus int
-		if s.Port, err = freePort(); err == nil {
-			bus, err = freePort()
+		if s.Port, err = machine.FreePort(); err == nil {
+			bus, err = machine.FreePort()
 		}
 		if err == nil {
 			err = s.configure(bus)
@@ -109,7 +111,7 @@ func (s *Server) Run(ctx context.Context) error {
 		_ = s.cmd.Wait()
 		close(s.exited)
 	}()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
 	return until(ctx, func() error {
 		select {
@@ -118,8 +120,15 @@ func (s *Server) Run(ctx context.Context) error {
 		default:
 		}
 		_, err := s.CLI(ctx, "PING")
-		if err != nil && strings.Contains(err.Error(), "NOAUTH") {
+		var about string
+		if err == nil {
+			about, err = s.CLI(ctx, "INFO", "server")
+		}
+		switch {
+		case err != nil && strings.Contains(err.Error(), "NOAUTH"):
 			return nil // it answers, if not to this user
+		case err == nil && !strings.Contains(about, fmt.Sprintf("process_id:%d\r", s.cmd.Process.Pid)):
+			return errors.New("redistest: another server has the port")
 		}
 		return err
 	})
@@ -199,12 +208,3 @@ func (s *Server) signal(sig syscall.Signal) error {
 
 // Close ends the server and removes its folder.
 func (s *Server) Close() error { return errors.Join(s.Kill(), os.RemoveAll(s.dir)) }
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}

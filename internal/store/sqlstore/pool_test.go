@@ -13,7 +13,7 @@ import (
 // (which asks Ping) goes off, what writes goes on, and all is well once a connection is free.
 func TestD10AUsedUpPoolIsADeadlineAndNotReady(t *testing.T) {
 	t.Parallel()
-	db := open(t, sqlstore.Options{Path: filepath.Join(t.TempDir(), "db"), OpTimeout: 300 * time.Millisecond})
+	db := hasty(t, sqlstore.Options{Path: filepath.Join(t.TempDir(), "db")}, 300*time.Millisecond)
 	release, err := db.HoldReaders(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -27,11 +27,7 @@ func TestD10AUsedUpPoolIsADeadlineAndNotReady(t *testing.T) {
 		})
 	}
 	wg.Wait() // nobody hangs
-	if err := db.Revocations().Append(t.Context(), revoke("t")); err != nil {
-		t.Errorf("what writes has a connection of its own: %v", err)
-	}
+	until(t, "something is written, which has a connection of its own", func() bool { return db.Revocations().Append(t.Context(), revoke("t")) == nil })
 	release()
-	if err := db.Ping(t.Context()); err != nil {
-		t.Errorf("with free connections it is not ready: %v", err)
-	}
+	until(t, "with free connections it is ready", func() bool { return db.Ping(t.Context()) == nil })
 }

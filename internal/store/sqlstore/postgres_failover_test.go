@@ -98,9 +98,9 @@ func (th *thief) goOn(ctx context.Context, db *sqlstore.DB, s session.Session, g
 func TestD07F18P04AFailoverThatLostWritesBringsNothingBack(t *testing.T) {
 	t.Parallel()
 	p := replicated(t)
-	f := undriven(t, sqlstore.Options{URL: p.url(), OpTimeout: 2 * time.Second})
+	f := undriven(t, sqlstore.Options{URL: p.url(), OpTimeout: failing})
 	one := followed(t, f.DB, 250*time.Millisecond, false)
-	two := following(t, sqlstore.Options{URL: p.url(), OpTimeout: 2 * time.Second}, 250*time.Millisecond, true)
+	two := following(t, sqlstore.Options{URL: p.url(), OpTimeout: failing}, 250*time.Millisecond, true)
 	if err := f.Clients().Create(t.Context(), client.Client{ID: "other", Kind: client.Public}, journal.Journal{}); err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,8 @@ func TestARestartIsNotServedBeforeItsLogIsRead(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	f := undriven(t, sqlstore.Options{URL: mine.URL("postgres"), OpTimeout: 500 * time.Millisecond})
+	f := undriven(t, sqlstore.Options{URL: mine.URL("postgres")})
+	short := hasty(t, sqlstore.Options{URL: mine.URL("postgres"), Password: pgtest.Password}, 500*time.Millisecond)
 	other := open(t, sqlstore.Options{URL: mine.URL("postgres"), Password: pgtest.Password})
 	s := f.login(t, t)
 	before, err := f.Revocations().Tail(t.Context(), 0)
@@ -259,9 +260,9 @@ func TestARestartIsNotServedBeforeItsLogIsRead(t *testing.T) {
 	if err != nil || page.Server == before.Server || page.Epoch != before.Epoch {
 		t.Fatalf("%+v after %+v: %v", page, before, err)
 	}
-	_, err = f.Sessions().Redeem(t.Context(), present(s, 1))
+	_, err = short.Sessions().Redeem(t.Context(), present(s, 1))
 	wantUnavailable(t, err)
-	wantUnavailable(t, f.Ping(t.Context()))
+	wantUnavailable(t, short.Ping(t.Context()))
 	waiting := make(chan error)
 	go func() {
 		_, _, _, err := other.Sessions().Get(t.Context(), s.ID)
@@ -273,6 +274,9 @@ func TestARestartIsNotServedBeforeItsLogIsRead(t *testing.T) {
 	if out, err := f.Sessions().Redeem(t.Context(), present(s, 1)); err != nil || out.Verdict != session.Issue {
 		t.Errorf("the twin: %v %v", out.Verdict, err)
 	}
+	wantUnavailable(t, short.Ping(t.Context()))
+	until(t, "it reads the log itself", func() bool { return short.Revocations().Settle(t.Context(), page.Server) == nil })
+	until(t, "the twin, which was refused before, is answered", func() bool { return short.Ping(t.Context()) == nil })
 	if err := other.Revocations().Settle(t.Context(), page.Server); err != nil {
 		t.Fatal(err)
 	}

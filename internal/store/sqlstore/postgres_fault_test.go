@@ -17,11 +17,15 @@ import (
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
 
+// failing is how long a call waits where servers are lost: long enough for a busy machine, and some calls of each test wait for all of it.
+const failing = 5 * time.Second
+
 func TestD09ALockedRowIsWaitedForAndThenUnavailable(t *testing.T) {
 	t.Parallel()
 	url := schema(t)
-	f := undriven(t, sqlstore.Options{URL: url, OpTimeout: time.Second})
-	other := open(t, sqlstore.Options{URL: url, Password: pgtest.Password, OpTimeout: time.Minute})
+	f := undriven(t, sqlstore.Options{URL: url})
+	short := hasty(t, sqlstore.Options{URL: url, Password: pgtest.Password}, time.Second)
+	other := open(t, sqlstore.Options{URL: url, Password: pgtest.Password})
 	s := f.login(t, t)
 	begun, release, held := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() { held <- other.HoldRow(context.Background(), s.ID, begun, release) }()
@@ -29,14 +33,15 @@ func TestD09ALockedRowIsWaitedForAndThenUnavailable(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
-			_, err := f.Sessions().Redeem(t.Context(), present(s, 1))
+			_, err := short.Sessions().Redeem(t.Context(), present(s, 1))
 			wantUnavailable(t, err)
 		})
 	}
 	wg.Wait() // nobody hangs
-	if _, _, _, err := f.Sessions().Get(t.Context(), s.ID); err != nil {
-		t.Errorf("reads go on: %v", err)
-	}
+	until(t, "reads go on", func() bool {
+		_, _, _, err := short.Sessions().Get(t.Context(), s.ID)
+		return err == nil
+	})
 	close(release)
 	if err := <-held; err != nil {
 		t.Error(err)
@@ -50,12 +55,23 @@ func TestD09ALockedRowIsWaitedForAndThenUnavailable(t *testing.T) {
 func TestAProcessThatStopsInATransactionHoldsItsLocksNoLongerThanACall(t *testing.T) {
 	t.Parallel()
 	url := schema(t)
-	stopped := undriven(t, sqlstore.Options{URL: url, OpTimeout: time.Second})
-	s := stopped.login(t, t)
-	begun, release, held := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	go func() { held <- stopped.HoldRow(context.Background(), s.ID, begun, release) }()
-	<-begun
-	other := open(t, sqlstore.Options{URL: url, Password: pgtest.Password, OpTimeout: time.Minute})
+	other := undriven(t, sqlstore.Options{URL: url})
+	stopped := hasty(t, sqlstore.Options{URL: url, Password: pgtest.Password}, 2*time.Second)
+	s := other.login(t, t)
+	var release chan struct{}
+	held := make(chan error, 1)
+	until(t, "it has the row", func() bool { // which a busy machine may not give it in time
+		begun := make(chan struct{})
+		release = make(chan struct{})
+		go func() { held <- stopped.HoldRow(context.Background(), s.ID, begun, release) }()
+		select {
+		case <-begun:
+			return true
+		case err := <-held:
+			wantUnavailable(t, err)
+			return false
+		}
+	})
 	out, err := other.Sessions().Redeem(t.Context(), present(s, 1))
 	if err != nil || out.Verdict != session.Issue {
 		t.Errorf("it waited, and got %v %v", out.Verdict, err)
@@ -86,7 +102,9 @@ func TestD09WhatTheDatabaseLetsGiveWayIsDoneAgain(t *testing.T) {
 
 func TestD10AUsedUpPostgreSQLPoolIsADeadlineAndNotReady(t *testing.T) {
 	t.Parallel()
-	f := undriven(t, sqlstore.Options{URL: schema(t, "pool_max_conns=3"), OpTimeout: 300 * time.Millisecond})
+	url := schema(t, "pool_max_conns=3")
+	account := undriven(t, sqlstore.Options{URL: url}).account.ID
+	f := hasty(t, sqlstore.Options{URL: url, Password: pgtest.Password}, 300*time.Millisecond)
 	release, err := f.HoldPool(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +117,7 @@ func TestD10AUsedUpPostgreSQLPoolIsADeadlineAndNotReady(t *testing.T) {
 				wantUnavailable(t, f.Revocations().Append(t.Context(), revoke("t")))
 				return
 			}
-			_, err := f.Accounts().Get(t.Context(), f.account.ID)
+			_, err := f.Accounts().Get(t.Context(), account)
 			wantUnavailable(t, err)
 		})
 	}
@@ -113,9 +131,7 @@ func TestD10AUsedUpPostgreSQLPoolIsADeadlineAndNotReady(t *testing.T) {
 		return err == nil
 	})
 	release()
-	if err := f.Ping(t.Context()); err != nil {
-		t.Errorf("with free connections it is not ready: %v", err)
-	}
+	until(t, "with free connections it is ready", func() bool { return f.Ping(t.Context()) == nil })
 }
 
 func TestD04CallsThatAreGivenUpNeverGetAnothersRow(t *testing.T) {
@@ -168,7 +184,7 @@ func TestD06ACrashLosesNothingThatWasAcknowledged(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	f := undriven(t, sqlstore.Options{URL: mine.URL("postgres", "pool_max_conns=6"), OpTimeout: 2 * time.Second})
+	f := undriven(t, sqlstore.Options{URL: mine.URL("postgres", "pool_max_conns=6"), OpTimeout: failing})
 	followed(t, f.DB, 20*time.Millisecond, false)
 	l := &load{f: f, stop: make(chan struct{}), heads: map[ids.Session]uint32{}}
 	for range 4 {
@@ -301,14 +317,27 @@ func unawaited(t *testing.T, mine *pgtest.Server, f *fixture) {
 	}
 	s := f.login(t, t)
 	standby("nobody")
+	// Not all of the server's processes go by it at once: from the first commit that waits on, all do.
 	var wg sync.WaitGroup
+	var waits atomic.Bool
+	ctx, cancel := context.WithCancel(t.Context())
+	defer wg.Wait()
+	defer cancel()
 	wg.Go(func() {
-		_, err := f.Sessions().Redeem(t.Context(), present(s, 1))
-		wantUnavailable(t, err)
+		for !waits.Load() {
+			if _, err := mine.SQL(ctx, "postgres", `COMMENT ON SCHEMA public IS 'not awaited'`); err != nil {
+				t.Error(err)
+				return
+			}
+		}
 	})
-	wg.Go(func() { wantUnavailable(t, f.Revocations().Append(t.Context(), revoke("not awaited"))) })
-	wg.Wait()
+	until(t, "a commit waits", func() bool {
+		waits.Store(ask(t, mine, `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`) != "0")
+		return waits.Load()
+	})
+	unanswered(t, f, s)
 	standby("")
+	wg.Wait()
 	out, err := f.Sessions().Redeem(t.Context(), present(s, 1))
 	if err != nil || out.Verdict != session.Issue || out.Session.Head != 2 {
 		t.Errorf("a token whose answer was withheld got %v %v", out, err)
@@ -316,6 +345,18 @@ func unawaited(t *testing.T, mine *pgtest.Server, f *fixture) {
 	if err := f.Revocations().Append(t.Context(), revoke("awaited")); err != nil {
 		t.Error(err)
 	}
+}
+
+// unanswered makes calls whose commits nobody confirms.
+func unanswered(t *testing.T, f *fixture, s session.Session) {
+	t.Helper()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := f.Sessions().Redeem(t.Context(), present(s, 1))
+		wantUnavailable(t, err)
+	})
+	wg.Go(func() { wantUnavailable(t, f.Revocations().Append(t.Context(), revoke("not awaited"))) })
+	wg.Wait()
 }
 
 // TestD07D08APrimaryThatIsLostTakesNothingWithIt has a synchronous standby, which is never asked, take over.
@@ -345,7 +386,7 @@ func TestD07D08APrimaryThatIsLostTakesNothingWithIt(t *testing.T) {
 		t.Errorf("D08: of a standby it said %v", err)
 	}
 	both := strings.Replace(standby.URL("postgres"), "/postgres?", fmt.Sprintf(",127.0.0.1:%d/postgres?", primary.Port), 1)
-	f := undriven(t, sqlstore.Options{URL: both, OpTimeout: 2 * time.Second})
+	f := undriven(t, sqlstore.Options{URL: both, OpTimeout: failing})
 	followed(t, f.DB, 20*time.Millisecond, false)
 	ended, honest := f.login(t, t), f.login(t, t)
 	for g := uint32(1); g < 5; g++ {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/authsvc/authsvc/internal/store/machine"
 	"github.com/authsvc/authsvc/internal/store/pgtest"
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 	"github.com/authsvc/authsvc/internal/store/storetest"
@@ -67,6 +68,22 @@ func schema(t *testing.T, more ...string) string {
 		t.Fatal(err)
 	}
 	return server.URL("postgres", append([]string{"search_path=" + name}, more...)...)
+}
+
+// pulse is the machine's own clock, until the test ends.
+func pulse(t *testing.T) *machine.Pulse {
+	t.Helper()
+	var p machine.Pulse
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return &p
 }
 
 func TestStoreInPostgreSQL(t *testing.T) {
