@@ -34,7 +34,7 @@ var floors = []room{
 	{"internal/token", 2}, {"internal/keys", 2}, {"internal/revocation", 2}, {"internal/audit", 2},
 	{"internal/limit", 2}, {"internal/limit/limittest", 3}, {"internal/journal", 2}, {"internal/instance", 2},
 	{"internal/service", 3},
-	{"internal/server/...", 4}, {"internal/store/...", 4}, {"internal/telemetry", 4},
+	{"internal/server/...", 4}, {"internal/store/machine", 3}, {"internal/store/...", 4}, {"internal/telemetry", 4},
 	{"internal/config", 5},
 	{"internal/app", 6},
 	{"cmd/...", 7},
