@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -165,10 +164,10 @@ func (committed) Position() string { return "" }
 type unthrottled struct{}
 
 // Allow allows.
-func (unthrottled) Allow(string, netip.Addr) error { return nil }
+func (unthrottled) Allow(limit.Attempt) error { return nil }
 
 // Settle counts nothing.
-func (unthrottled) Settle(context.Context, string, netip.Addr, limit.Outcome) error { return nil }
+func (unthrottled) Settle(context.Context, limit.Attempt, limit.Outcome) error { return nil }
 
 // CreateAccount makes an active account.
 func (a *Admin) CreateAccount(ctx context.Context, username, password string) (Account, error) {

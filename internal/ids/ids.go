@@ -15,6 +15,8 @@ type (
 	Account string
 	// Client names an OAuth client; it is client_id, and the sub of a service's tokens.
 	Client string
+	// Device names a device on which somebody has signed in.
+	Device string
 	// Session names a session; it is the sid claim.
 	Session string
 	// Token names an access token; it is the jti claim.

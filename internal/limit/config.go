@@ -9,7 +9,7 @@ import (
 // Config bounds failed sign-ins.
 type Config struct {
 	// AccountFailures is how many failures in a row a username may have, whether it exists or not, before it waits: 1 s, 2 s, 4 s … up
-	// to max_delay. A success, or a day of peace, clears them.
+	// to max_delay. A success, or a day of peace, clears them. A device on which the account has signed in before has as many for itself.
 	AccountFailures int `yaml:"account_failures"`
 	// MaxDelay is the longest that a username waits for its next try. Whoever is attacked waits with the attacker: keep it short.
 	MaxDelay time.Duration `yaml:"max_delay"`
@@ -17,11 +17,15 @@ type Config struct {
 	NetworkFailures int `yaml:"network_failures"`
 	// NetworkWindow is how long a failure counts against its network.
 	NetworkWindow time.Duration `yaml:"network_window"`
+	// TotalFailures is how many failures there may be in network_window in all, of whatever usernames from wherever. Past it nobody signs in
+	// but from devices that are known, until failures leave the window: guesses from ten thousand addresses, one each, end there. Keep it far
+	// above what people mistype on a busy day.
+	TotalFailures int `yaml:"total_failures"`
 }
 
 // DefaultConfig is what holds unless the configuration says otherwise.
 func DefaultConfig() Config {
-	return Config{AccountFailures: 10, MaxDelay: time.Minute, NetworkFailures: 100, NetworkWindow: 10 * time.Minute}
+	return Config{AccountFailures: 10, MaxDelay: time.Minute, NetworkFailures: 100, NetworkWindow: 10 * time.Minute, TotalFailures: 8000}
 }
 
 // Validate says what is wrong, each with the setting's name.
@@ -39,6 +43,9 @@ func (c Config) Validate() error {
 	if c.NetworkWindow < 10*time.Second || c.NetworkWindow > time.Hour {
 		problems = append(problems, fmt.Errorf("network_window: is %v; it must be 10s to 1h", c.NetworkWindow))
 	}
+	if c.TotalFailures < 1 || c.TotalFailures > 10_000_000 {
+		problems = append(problems, fmt.Errorf("total_failures: is %d; it must be 1 to 10000000", c.TotalFailures))
+	}
 	return errors.Join(problems...)
 }
 
@@ -50,3 +57,4 @@ func (c Config) network() Rule { return Rule{Free: c.NetworkFailures, Window: c.
 func (c Config) site() Rule {
 	return Rule{Free: site * c.NetworkFailures, Window: c.NetworkWindow}
 }
+func (c Config) total() Rule { return Rule{Free: c.TotalFailures, Window: c.NetworkWindow} }

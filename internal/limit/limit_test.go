@@ -37,10 +37,15 @@ func throttle(t *testing.T, room int) (*limit.Throttle, *clock) {
 // ip gives an address whose /24 is the n-th.
 func ip(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 7}) }
 
+// attempt is one from a device that nobody knows.
+func attempt(name string, from netip.Addr) limit.Attempt {
+	return limit.Attempt{Account: name, IP: from}
+}
+
 // settle ends an attempt that must not be refused any more.
 func settle(t *testing.T, th *limit.Throttle, name string, from netip.Addr, o limit.Outcome) {
 	t.Helper()
-	if err := th.Settle(t.Context(), name, from, o); err != nil {
+	if err := th.Settle(t.Context(), attempt(name, from), o); err != nil {
 		t.Fatalf("refused after it was tried: %v", err)
 	}
 }
@@ -48,7 +53,7 @@ func settle(t *testing.T, th *limit.Throttle, name string, from netip.Addr, o li
 // wait asks once more and gives back at once what it was allowed.
 func wait(t *testing.T, th *limit.Throttle, name string, from netip.Addr) time.Duration {
 	t.Helper()
-	err := th.Allow(name, from)
+	err := th.Allow(attempt(name, from))
 	if err == nil {
 		settle(t, th, name, from, limit.Released)
 		return 0
@@ -62,7 +67,7 @@ func wait(t *testing.T, th *limit.Throttle, name string, from netip.Addr) time.D
 
 func fail(t *testing.T, th *limit.Throttle, name string, from netip.Addr) {
 	t.Helper()
-	if err := th.Allow(name, from); err != nil {
+	if err := th.Allow(attempt(name, from)); err != nil {
 		t.Fatalf("not even tried: %v", err)
 	}
 	settle(t, th, name, from, limit.Failed)
@@ -115,7 +120,7 @@ func TestASuccessClearsTheAccountAndNotTheNetwork(t *testing.T) {
 		fail(t, th, "alice", ip(1))
 	}
 	clock.advance(time.Minute)
-	if err := th.Allow("alice", ip(1)); err != nil {
+	if err := th.Allow(attempt("alice", ip(1))); err != nil {
 		t.Fatal(err)
 	}
 	settle(t, th, "alice", ip(1), limit.Succeeded)
@@ -185,7 +190,7 @@ func TestParallelGuessesCannotPassTheLimitTogether(t *testing.T) {
 	for i := range 200 {
 		wg.Go(func() {
 			<-gate
-			if th.Allow("alice", ip(i)) == nil {
+			if th.Allow(attempt("alice", ip(i))) == nil {
 				allowed.Add(1)
 			}
 		})
@@ -199,7 +204,7 @@ func TestParallelGuessesCannotPassTheLimitTogether(t *testing.T) {
 		settle(t, th, "alice", ip(1), limit.Failed)
 	}
 	clock.advance(time.Minute)
-	if err := th.Allow("alice", ip(300)); err != nil {
+	if err := th.Allow(attempt("alice", ip(300))); err != nil {
 		t.Fatal(err)
 	}
 	if w := wait(t, th, "alice", ip(301)); w != time.Second {
@@ -215,7 +220,7 @@ func TestAttemptsThatNobodySettlesAreGivenUpAfterAMinute(t *testing.T) {
 	t.Parallel()
 	th, clock := throttle(t, 1000)
 	for i := range 10 {
-		if err := th.Allow("alice", ip(i)); err != nil {
+		if err := th.Allow(attempt("alice", ip(i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -258,7 +263,7 @@ func TestMemoryIsBoundedAndKeepsWhatWasUsedLast(t *testing.T) {
 	}
 	fresh, _ := throttle(t, 50)
 	for i := range 500 {
-		if err := fresh.Allow(fmt.Sprint("name-", i), ip(i)); err != nil {
+		if err := fresh.Allow(attempt(fmt.Sprint("name-", i), ip(i))); err != nil {
 			t.Fatal(err)
 		}
 		settle(t, fresh, fmt.Sprint("name-", i), ip(i), limit.Succeeded)

@@ -73,9 +73,9 @@ func (f *fleet) note(d limit.Decision) {
 func (f *fleet) try(t *testing.T, replica int, name string, from netip.Addr, o limit.Outcome) (hashed bool, wait time.Duration) {
 	t.Helper()
 	th := f.replicas[replica]
-	err := th.Allow(name, from)
+	err := th.Allow(attempt(name, from))
 	if err == nil {
-		hashed, err = true, th.Settle(t.Context(), name, from, o)
+		hashed, err = true, th.Settle(t.Context(), attempt(name, from), o)
 	}
 	if err == nil {
 		return true, 0
@@ -150,7 +150,7 @@ func TestL09ParallelGuessesOverReplicasLearnNothing(t *testing.T) {
 	for i := range 30 {
 		settled.Go(func() {
 			th := f.replicas[i%3]
-			if err := th.Allow("ada", ip(i)); err != nil {
+			if err := th.Allow(attempt("ada", ip(i))); err != nil {
 				t.Error(err)
 			}
 			begun.Done()
@@ -159,7 +159,7 @@ func TestL09ParallelGuessesOverReplicasLearnNothing(t *testing.T) {
 			if i == 29 {
 				o = limit.Succeeded
 			}
-			if th.Settle(context.Background(), "ada", ip(i), o) == nil {
+			if th.Settle(context.Background(), attempt("ada", ip(i)), o) == nil {
 				passed.Add(1)
 				if o == limit.Succeeded {
 					right.Add(1)
@@ -220,14 +220,14 @@ func TestR61AnAttemptUnderWayWhenTheSharedCountersFailIsJudgedByItsPart(t *testi
 	f := newFleet(t, 3)
 	th := f.replicas[0]
 	for i := range 10 { // by all the limits, since nothing has failed yet
-		if err := th.Allow("ada", ip(i)); err != nil {
+		if err := th.Allow(attempt("ada", ip(i))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	f.away.Store(true)
 	passed := 0
 	for i := range 10 {
-		if th.Settle(t.Context(), "ada", ip(i), limit.Failed) == nil {
+		if th.Settle(t.Context(), attempt("ada", ip(i)), limit.Failed) == nil {
 			passed++
 		}
 	}
@@ -274,10 +274,10 @@ func TestL14AGuessWhoseCallerHasGoneCountsAllTheSame(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	for i := range 10 {
-		if err := f.replicas[0].Allow("ada", ip(i)); err != nil {
+		if err := f.replicas[0].Allow(attempt("ada", ip(i))); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.replicas[0].Settle(gone, "ada", ip(i), limit.Failed); err != nil {
+		if err := f.replicas[0].Settle(gone, attempt("ada", ip(i)), limit.Failed); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -358,10 +358,10 @@ func TestAReplicaBelievesNoWaitThatItsRuleCannotAskFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := th.Allow("ada", ip(1)); err != nil {
+	if err := th.Allow(attempt("ada", ip(1))); err != nil {
 		t.Fatal(err)
 	}
-	if err := th.Settle(t.Context(), "ada", ip(1), limit.Succeeded); err == nil || fault.From(err).RetryAfter != time.Minute {
+	if err := th.Settle(t.Context(), attempt("ada", ip(1)), limit.Succeeded); err == nil || fault.From(err).RetryAfter != time.Minute {
 		t.Fatalf("the answer is %v", err)
 	}
 	clock.advance(-time.Hour) // nor one that a clock that went back makes longer
@@ -389,11 +389,13 @@ func TestConfigRefuses(t *testing.T) {
 		t.Error(err)
 	}
 	for name, change := range map[string]func(*limit.Config){
-		"account_failures: is 0":     func(c *limit.Config) { c.AccountFailures = 0 },
-		"account_failures: is 101":   func(c *limit.Config) { c.AccountFailures = 101 },
-		"max_delay: is 1h0m0s":       func(c *limit.Config) { c.MaxDelay = time.Hour },
-		"network_failures: is -1":    func(c *limit.Config) { c.NetworkFailures = -1 },
-		"network_window: is 24h0m0s": func(c *limit.Config) { c.NetworkWindow = 24 * time.Hour },
+		"account_failures: is 0":      func(c *limit.Config) { c.AccountFailures = 0 },
+		"account_failures: is 101":    func(c *limit.Config) { c.AccountFailures = 101 },
+		"max_delay: is 1h0m0s":        func(c *limit.Config) { c.MaxDelay = time.Hour },
+		"network_failures: is -1":     func(c *limit.Config) { c.NetworkFailures = -1 },
+		"network_window: is 24h0m0s":  func(c *limit.Config) { c.NetworkWindow = 24 * time.Hour },
+		"total_failures: is 0":        func(c *limit.Config) { c.TotalFailures = 0 },
+		"total_failures: is 10000001": func(c *limit.Config) { c.TotalFailures = 10_000_001 },
 	} {
 		c := limit.DefaultConfig()
 		change(&c)

@@ -25,8 +25,19 @@ const (
 	ByProcess = "process" // the counters of this process
 )
 
-// Kinds are the kinds of key that may refuse an attempt, in the order in which Throttle asks them.
-func Kinds() []string { return []string{"account", "network", "site"} }
+// Attempt is what a sign-in counts for.
+type Attempt struct {
+	// Account is the canonical name, whether there is such an account or not.
+	Account string
+	// IP is the caller's address; the zero one has a network of its own.
+	IP netip.Addr
+	// Device names what has proved that this account signed in there before. Such an attempt counts for the device alone: nobody's
+	// guesses elsewhere make it wait, and its own make nobody else wait. Empty: a device that nobody knows.
+	Device string
+}
+
+// Kinds are the kinds of key that may refuse an attempt.
+func Kinds() []string { return []string{"account", "network", "site", "total", "device"} }
 
 // Options of a Throttle.
 type Options struct {
@@ -85,28 +96,27 @@ func (t *Throttle) Set(c Config) error {
 	return nil
 }
 
-// Allow reserves one attempt for the account's canonical name, whether it exists or not, and for the network of ip; the zero
-// ip has a bucket of its own. It asks this process alone. Whoever is allowed calls Settle once afterwards. Beyond a limit it
-// is Limited/RATE_LIMITED with RetryAfter, the same for every name.
-func (t *Throttle) Allow(name string, ip netip.Addr) error {
-	counts := t.counts(name, ip)
+// Allow reserves one attempt for what it counts for. It asks this process alone. Whoever is allowed calls Settle once
+// afterwards, with the same Attempt. Beyond a limit it is Limited/RATE_LIMITED with RetryAfter, the same for every name.
+func (t *Throttle) Allow(a Attempt) error {
+	counts, kinds := t.counts(a)
 	if t.o.Shared == nil || t.alone.Load() {
 		counts = divided(counts, t.o.Replicas())
 	}
 	waits := t.memory.reserve(counts)
 	if i := worst(waits); i >= 0 {
-		return t.refuse(ByProcess, i, waits[i])
+		return t.refuse(ByProcess, kinds[i], waits[i])
 	}
 	return nil
 }
 
 // Settle ends an attempt that Allow let begin. What it gives is the answer where it is not nil, whatever the password was:
 // Limited/RATE_LIMITED by the counters that all replicas share; then the attempt counts for nothing. While those do not answer,
-// the counters of this process decide, with this replica's part of the limits. A success clears the account's failures, and not
-// the network's: whoever has one good password could clear them at will. Released asks nobody. That ctx ends changes nothing: a
+// the counters of this process decide, with this replica's part of the limits. A success clears the failures of the account, or the
+// device, and not the network's: whoever has one good password could clear them at will. Released asks nobody. That ctx ends changes nothing: a
 // guess whose caller has gone has been made all the same.
-func (t *Throttle) Settle(ctx context.Context, name string, ip netip.Addr, o Outcome) error {
-	counts := t.counts(name, ip)
+func (t *Throttle) Settle(ctx context.Context, a Attempt, o Outcome) error {
+	counts, kinds := t.counts(a)
 	if o == Released {
 		t.memory.conclude(counts, o)
 		return nil
@@ -133,7 +143,7 @@ func (t *Throttle) Settle(ctx context.Context, name string, ip netip.Addr, o Out
 		t.memory.block(counts, waits)
 	}
 	if i := worst(waits); i >= 0 {
-		return t.refuse(by, i, waits[i])
+		return t.refuse(by, kinds[i], waits[i])
 	}
 	t.o.Decided(Decision{By: by})
 	return nil
@@ -142,8 +152,8 @@ func (t *Throttle) Settle(ctx context.Context, name string, ip netip.Addr, o Out
 // Len gives how many keys this process holds.
 func (t *Throttle) Len() int { return t.memory.Len() }
 
-func (t *Throttle) refuse(by string, i int, wait time.Duration) error {
-	t.o.Decided(Decision{By: by, Refused: Kinds()[i]})
+func (t *Throttle) refuse(by, kind string, wait time.Duration) error {
+	t.o.Decided(Decision{By: by, Refused: kind})
 	wait = (wait + time.Second - 1).Truncate(time.Second) // Retry-After has whole seconds (RFC 9110 §10.2.3)
 	return &fault.Error{Kind: fault.Limited, Reason: fault.RateLimited, RetryAfter: wait,
 		Message: fmt.Sprintf("too many failed attempts; try again in %d s", int(wait.Seconds()))}
@@ -167,19 +177,30 @@ func divided(counts []Count, n int) []Count {
 	return counts
 }
 
-// counts gives what an attempt counts for, in the order of Kinds: the name, the IPv4 /24 or IPv6 /64, and the IPv6 /48; an IPv4 address in
-// IPv6 clothes is the IPv4 address. The window stands in the key: failures counted by one cannot be read by another.
-func (t *Throttle) counts(name string, ip netip.Addr) []Count {
+// counts gives what an attempt counts for, and the kind of each: the name, the IPv4 /24 or IPv6 /64, the IPv6 /48, and all failures together;
+// an IPv4 address in IPv6 clothes is the IPv4 address. The window stands in the key: failures counted by one cannot be read by another.
+func (t *Throttle) counts(a Attempt) (counts []Count, kinds []string) {
 	c := t.config.Load()
-	window := "network:" + strconv.FormatInt(int64(c.NetworkWindow/time.Millisecond), 10) + ":"
-	account := Count{Key: "account:" + name, Rule: c.account()}
-	switch ip = ip.Unmap(); {
-	case ip.Is4():
-		return []Count{account, {Key: window + prefix(ip, 24), Rule: c.network()}}
-	case ip.Is6():
-		return []Count{account, {Key: window + prefix(ip, 64), Rule: c.network()}, {Key: window + prefix(ip, 48), Rule: c.site()}}
+	if a.Device != "" {
+		return []Count{{Key: "device:" + a.Device, Rule: c.account()}}, []string{"device"}
 	}
-	return []Count{account, {Key: window + "unknown", Rule: c.network()}}
+	add := func(kind, key string, r Rule) {
+		counts, kinds = append(counts, Count{Key: key, Rule: r}), append(kinds, kind)
+	}
+	window := strconv.FormatInt(int64(c.NetworkWindow/time.Millisecond), 10)
+	network := "network:" + window + ":"
+	add("account", "account:"+a.Account, c.account())
+	switch ip := a.IP.Unmap(); {
+	case ip.Is4():
+		add("network", network+prefix(ip, 24), c.network())
+	case ip.Is6():
+		add("network", network+prefix(ip, 64), c.network())
+		add("site", network+prefix(ip, 48), c.site())
+	default:
+		add("network", network+"unknown", c.network())
+	}
+	add("total", "total:"+window, c.total())
+	return counts, kinds
 }
 
 // prefix writes a network without the zone that an address may have.

@@ -9,6 +9,7 @@ import (
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
 	"github.com/authsvc/authsvc/internal/journal"
+	"github.com/authsvc/authsvc/internal/limit"
 	"github.com/authsvc/authsvc/internal/revocation"
 )
 
@@ -96,10 +97,12 @@ func (s *Accounts) ChangePassword(ctx context.Context, caller Caller, oldPasswor
 	if err := s.policy.Check(newPassword, a.Username); err != nil {
 		return ofField(err, "new_password")
 	}
-	if err := s.throttle.Allow(a.Username, caller.IP); err != nil {
+	// Whoever is signed in here counts for himself: guesses elsewhere do not keep him from changing the password.
+	try := limit.Attempt{Account: a.Username, IP: caller.IP, Device: string(caller.Session)}
+	if err := s.throttle.Allow(try); err != nil {
 		return err
 	}
-	if err := s.old(ctx, a, oldPassword, caller); err != nil {
+	if err := s.old(ctx, a, oldPassword, try, caller); err != nil {
 		return err
 	}
 	hash, err := s.hasher.Hash(ctx, newPassword)
@@ -115,9 +118,9 @@ func (s *Accounts) ChangePassword(ctx context.Context, caller Caller, oldPasswor
 }
 
 // old checks the present password; a wrong one is counted and recorded like a failed login.
-func (s *Accounts) old(ctx context.Context, a account.Account, password string, caller Caller) error {
+func (s *Accounts) old(ctx context.Context, a account.Account, password string, try limit.Attempt, caller Caller) error {
 	ok, _, err := s.hasher.Verify(ctx, password, a.PasswordHash)
-	if err := s.throttle.Settle(ctx, a.Username, caller.IP, guessed(ok, err)); err != nil {
+	if err := s.throttle.Settle(ctx, try, guessed(ok, err)); err != nil {
 		return err
 	}
 	switch {

@@ -164,7 +164,7 @@ func replica(t *testing.T, db *sqlstore.DB, clock *wall) *core {
 	hasher := must(password.New(password.Options{Config: password.Config{MemoryKiB: 8, Time: 1, Threads: 1, MemoryBudgetMiB: 1}, Weak: true,
 		Queue: 100, QueueWait: time.Minute}))(t)
 	throttle := must(limit.New(limit.Options{Now: clock.now}))(t)
-	refreshKeys := must(session.NewRefreshKeys(adminIssuer, []session.RefreshKey{{ID: 1, Key: bytes.Repeat([]byte{7}, 32)}}))(t)
+	refreshKeys := must(session.NewRefreshKeys(adminIssuer, testRefreshKeys()))(t)
 	minter := must(token.New(token.Options{Keys: c.ring, Issuer: adminIssuer}))(t)
 	c.verifier = must(verify.New(verify.Options{Issuer: adminIssuer, AnyAudience: true, Keys: c.ring, Revocations: list, Now: clock.now}))(t)
 	c.clients = must(service.NewClients(db.Clients(), adminIssuer, clock.now))(t)
@@ -179,6 +179,10 @@ func replica(t *testing.T, db *sqlstore.DB, clock *wall) *core {
 	c.sessions = must(service.NewSessions(db.Sessions(), c.tail))(t)
 	c.accounts = must(service.NewAccounts(db.Accounts(), db.Revocations(), hasher, password.NewPolicy(), throttle, c.tail))(t)
 	return c
+}
+
+func testRefreshKeys() []session.RefreshKey {
+	return []session.RefreshKey{{ID: 1, Key: bytes.Repeat([]byte{7}, 32)}}
 }
 
 // phone is where requests come from unless a test says otherwise.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
 	"time"
 
 	"github.com/authsvc/authsvc/internal/account"
@@ -27,8 +26,8 @@ type hasher interface {
 
 // throttle slows guessing down; limit.Throttle is one.
 type throttle interface {
-	Allow(account string, ip netip.Addr) error
-	Settle(ctx context.Context, account string, ip netip.Addr, o limit.Outcome) error
+	Allow(a limit.Attempt) error
+	Settle(ctx context.Context, a limit.Attempt, o limit.Outcome) error
 }
 
 // SignIn is the Login use case.
@@ -69,7 +68,9 @@ type LoginRequest struct {
 	Audience   []string
 	Scope      string
 	DeviceName string
-	Caller     Caller
+	// DeviceToken is what an earlier Login gave on this device. One that is not good, for whatever reason, is as none.
+	DeviceToken string
+	Caller      Caller
 }
 
 // Login checks a password and begins a session. A wrong password, an unknown name and a disabled account are one
@@ -99,20 +100,25 @@ func (s *SignIn) Login(ctx context.Context, r LoginRequest) (issued Issued, err 
 	if err != nil {
 		return Issued{}, err
 	}
-	a, err := s.check(ctx, name, r)
+	device := s.o.RefreshKeys.Device(name, r.DeviceToken, s.o.Clients.Now())
+	a, err := s.check(ctx, limit.Attempt{Account: name, IP: r.Caller.IP, Device: string(device)}, r)
 	if err != nil {
 		return Issued{}, err
 	}
-	return s.begin(ctx, a, c, audience, scope, r)
+	issued, err = s.begin(ctx, a, c, audience, scope, r)
+	if err == nil {
+		issued.DeviceToken = s.o.RefreshKeys.NewDevice(name, device, s.o.Clients.Now())
+	}
+	return issued, err
 }
 
 // check authenticates, under the throttle, whose word comes before anything is written or said.
-func (s *SignIn) check(ctx context.Context, name string, r LoginRequest) (account.Account, error) {
-	if err := s.o.Throttle.Allow(name, r.Caller.IP); err != nil {
+func (s *SignIn) check(ctx context.Context, try limit.Attempt, r LoginRequest) (account.Account, error) {
+	if err := s.o.Throttle.Allow(try); err != nil {
 		return account.Account{}, err
 	}
-	a, ok, rehash, err := s.authenticate(ctx, name, r.Password)
-	if err := s.o.Throttle.Settle(ctx, name, r.Caller.IP, guessed(ok, err)); err != nil {
+	a, ok, rehash, err := s.authenticate(ctx, try.Account, r.Password)
+	if err := s.o.Throttle.Settle(ctx, try, guessed(ok, err)); err != nil {
 		return account.Account{}, err
 	}
 	switch {

@@ -48,6 +48,7 @@ type Issued struct {
 	Scope        string
 	ExpiresIn    time.Duration
 	SessionID    ids.Session // empty for a service's token
+	DeviceToken  string      // of a login alone: what tells the next one that the account is known there
 }
 
 // Longest texts that are kept from a request, in bytes.

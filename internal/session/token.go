@@ -54,9 +54,10 @@ func (k RefreshKey) Format(s fmt.State, _ rune) {
 // LogValue keeps the key out of structured logs.
 func (k RefreshKey) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(k)) }
 
-// RefreshKeys makes and reads refresh tokens of one issuer. It is immutable and safe for concurrent use.
+// RefreshKeys makes and reads refresh tokens, and device tokens, of one issuer. It is immutable and safe for concurrent use.
 type RefreshKeys struct {
-	preamble []byte // what every MAC begins with: the domain and the issuer, framed by its length
+	issuer   []byte // framed by its length
+	preamble []byte // what the MAC of every refresh token begins with: the domain and the issuer
 	first    byte
 	byID     map[byte]RefreshKey
 }
@@ -74,9 +75,8 @@ func NewRefreshKeys(issuer string, keys []RefreshKey) (*RefreshKeys, error) {
 		return nil, fmt.Errorf("session: refresh key %d is gone, and the first key must serve new sessions", keys[0].ID)
 	}
 	k := &RefreshKeys{first: keys[0].ID, byID: make(map[byte]RefreshKey, len(keys))}
-	k.preamble = append(k.preamble, macDomain...)
-	k.preamble = binary.BigEndian.AppendUint32(k.preamble, uint32(len(issuer)))
-	k.preamble = append(k.preamble, issuer...)
+	k.issuer = append(binary.BigEndian.AppendUint32(nil, uint32(len(issuer))), issuer...)
+	k.preamble = append([]byte(macDomain), k.issuer...)
 	for _, key := range keys {
 		if _, twice := k.byID[key.ID]; twice {
 			return nil, fmt.Errorf("session: refresh key %d is listed twice", key.ID)

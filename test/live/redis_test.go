@@ -122,7 +122,7 @@ func TestThreeReplicasOnOneRedis(t *testing.T) {
 	if err := os.WriteFile(file, []byte("wrong\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.withRedis(t, fmt.Sprintf("redis: {addresses: [%q], username: authsvc, password_file: %q}\nlimits: {network_failures: 20}\ngateway: {trusted_proxies: [127.0.0.1/32]}\n", s.w.address, file))
+	s.withRedis(t, fmt.Sprintf("redis: {addresses: [%q], username: authsvc, password_file: %q}\nlimits: {network_failures: 20, total_failures: 150}\ngateway: {trusted_proxies: [127.0.0.1/32]}\n", s.w.address, file))
 	s.refusesToStart(t, "redis.password_file")
 	if out, err := command("", "config", "check", "-config", s.config); err == nil || !strings.Contains(out, "redis.password_file") {
 		t.Errorf("the check of this configuration ends with %v: %s", err, out)
@@ -141,6 +141,7 @@ func TestThreeReplicasOnOneRedis(t *testing.T) {
 	t.Run("L09 L11 failures of one network are counted over all", s.oneNetwork)
 	t.Run("L10 failures of one account are counted over all", s.oneAccount)
 	t.Run("D01 without Redis nobody honest is refused and nothing fails", s.without)
+	t.Run("L09 L10 a known device does not wait for guesses elsewhere", s.knownDevice)
 }
 
 // refusesToStart wants the start refused, with the setting's name.
@@ -325,5 +326,42 @@ func (s shared) without(t *testing.T) {
 		}
 		s.up(t, 1)
 		late.stop(t)
+	}
+}
+
+// fromDevice signs ada in with a device token, from an address that the trusted proxy tells, and gives the code and the next token.
+func (s shared) fromDevice(t *testing.T, one *server, device, from string) (int, string) {
+	t.Helper()
+	a := one.say(t, http.DefaultClient, "/v1/auth/login", one.credentials("ada", phrase), "X-Forwarded-For", from, "Authsvc-Device", device)
+	return a.code, a.header.Get("Authsvc-Device")
+}
+
+func (s shared) knownDevice(t *testing.T) {
+	s.up(t, 1)
+	code, device := s.fromDevice(t, s.s[0], "", "10.3.0.1")
+	if code != http.StatusOK || device == "" {
+		t.Fatalf("a login is answered with %d, and the device token %q", code, device)
+	}
+	for i := 0; s.attempt(t, s.s[i%3], "ada", "wrong password", fmt.Sprintf("10.4.%d.1", i)) != http.StatusTooManyRequests; i++ {
+		if i == 100 {
+			t.Fatal("a hundred failures are free")
+		}
+	}
+	for i, one := range s.s {
+		if code, _ := s.fromDevice(t, one, device, "10.4.0.1"); code != http.StatusOK {
+			t.Errorf("at replica %d the known device is answered with %d", i, code)
+		}
+	}
+	await(t, "the twin: eve is let in", func() bool { return s.attempt(t, s.s[0], "eve", phrase, "10.6.0.1") == http.StatusOK })
+	guesses := 0
+	for i, one := range s.s { // L09: everybody's names are guessed at, from everywhere, one each
+		await(t, "devices that nobody knows are refused", func() bool {
+			guesses++
+			s.attempt(t, s.s[guesses%3], fmt.Sprint("anybody-", guesses), "wrong password", fmt.Sprintf("10.5.%d.1", guesses%256))
+			return s.attempt(t, one, "eve", phrase, "10.6.0.1") == http.StatusTooManyRequests
+		})
+		if code, _ := s.fromDevice(t, one, device, "10.6.0.1"); code != http.StatusOK {
+			t.Errorf("L09: at replica %d the known device is answered with %d", i, code)
+		}
 	}
 }

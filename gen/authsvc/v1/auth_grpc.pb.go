@@ -36,6 +36,10 @@ const (
 type AuthServiceClient interface {
 	// Login checks a person's password and makes a session. A confidential client authenticates by HTTP Basic; a public
 	// one sends client_id alone. Wrong password, unknown username and disabled account get one and the same answer.
+	//
+	// The answer has a header (gRPC: metadata) authsvc-device. A client keeps its text, one for each account, also after a logout, and
+	// sends it back in a header of the same name with that account's next Login: a device on which the account has signed in
+	// before does not wait for guesses that others make. It opens nothing, and is good for 180 days; one that is not good is as none.
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 	// Refresh redeems a refresh token for a new access token and the next refresh token. A token that comes back after
 	// its time ends the session.
@@ -116,6 +120,10 @@ func (c *authServiceClient) BatchIntrospect(ctx context.Context, in *BatchIntros
 type AuthServiceServer interface {
 	// Login checks a person's password and makes a session. A confidential client authenticates by HTTP Basic; a public
 	// one sends client_id alone. Wrong password, unknown username and disabled account get one and the same answer.
+	//
+	// The answer has a header (gRPC: metadata) authsvc-device. A client keeps its text, one for each account, also after a logout, and
+	// sends it back in a header of the same name with that account's next Login: a device on which the account has signed in
+	// before does not wait for guesses that others make. It opens nothing, and is good for 180 days; one that is not good is as none.
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
 	// Refresh redeems a refresh token for a new access token and the next refresh token. A token that comes back after
 	// its time ends the session.

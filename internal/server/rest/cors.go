@@ -39,7 +39,7 @@ func (d *door) cors(h http.Header, r *http.Request) (allowed bool) {
 		return false
 	}
 	h.Set("Access-Control-Allow-Origin", origin[0])
-	h.Set("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate, X-Request-Id")
+	h.Set("Access-Control-Expose-Headers", "Authsvc-Device, Retry-After, WWW-Authenticate, X-Request-Id")
 	return true
 }
 
@@ -53,7 +53,7 @@ func (d *door) options(w http.ResponseWriter, r *http.Request, in *inbound, p *p
 	}
 	if verb := r.Header.Get("Access-Control-Request-Method"); allowed && verb != "" {
 		h.Set("Access-Control-Allow-Methods", p.allow())
-		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Traceparent")
+		h.Set("Access-Control-Allow-Headers", "Authorization, Authsvc-Device, Content-Type, Traceparent")
 		h.Set("Access-Control-Max-Age", preflightSeconds)
 		h.Add("Vary", "Access-Control-Request-Method, Access-Control-Request-Headers")
 	}

@@ -26,6 +26,7 @@ func TestG01G02G03OnlyNamedHeadersReachAService(t *testing.T) {
 			"X-Request-Id":                  "chosen-by-a-stranger",
 			"X-User-Id":                     "root",
 			"Cookie":                        "a=b",
+			"Authsvc-Device":                "dt1.x",
 		} {
 			r.Header.Set(name, value)
 		}
@@ -35,7 +36,7 @@ func TestG01G02G03OnlyNamedHeadersReachAService(t *testing.T) {
 	}
 	call := h.services.last(t)
 	id := resp.Header.Get("X-Request-Id")
-	want := map[string]string{"authorization": "Bearer real", "user-agent": "tests/1", "x-request-id": id,
+	want := map[string]string{"authsvc-device": "dt1.x", "authorization": "Bearer real", "user-agent": "tests/1", "x-request-id": id,
 		"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 	for name, values := range call.md {
 		if len(values) != 1 || values[0] != want[name] {
@@ -48,6 +49,9 @@ func TestG01G02G03OnlyNamedHeadersReachAService(t *testing.T) {
 	}
 	if len(id) != 22 || id == "chosen-by-a-stranger" {
 		t.Errorf("the request id is %q, want 128 random bits", id)
+	}
+	if got := resp.Header.Values("Authsvc-Device"); len(got) != 1 || got[0] != "dt1.y" {
+		t.Errorf("the device token of the answer is %q", got)
 	}
 	for name := range resp.Header {
 		if strings.HasPrefix(name, "Grpc-") || name == "X-Internal" {
@@ -247,6 +251,7 @@ func TestG18CORS(t *testing.T) {
 			if tt.allowed {
 				want = tt.origin
 			}
+			device := func(h http.Header, name string) bool { return strings.Contains(h.Get(name), "Authsvc-Device") }
 			call := h.do(request(func(r *http.Request) { r.Header.Set("Origin", tt.origin) }))
 			flight := h.do(request(func(r *http.Request) {
 				r.Method = http.MethodOptions
@@ -264,6 +269,9 @@ func TestG18CORS(t *testing.T) {
 				if got := resp.Header.Values("Vary"); len(got) == 0 || got[0] != "Origin" {
 					t.Errorf("Vary is %q", got)
 				}
+			}
+			if device(call.Header, "Access-Control-Expose-Headers") != tt.allowed || device(flight.Header, "Access-Control-Allow-Headers") != tt.allowed {
+				t.Error("a page of the listed origin, and of no other, may send and read the device token")
 			}
 			wantCode := http.StatusForbidden
 			if tt.allowed {

@@ -14,8 +14,11 @@ import (
 	"github.com/authsvc/authsvc/internal/ids"
 )
 
-// maxForwarded bounds the user agent and the trace header that go on, in bytes.
+// maxForwarded bounds the user agent, the trace header and the device token that go on, in bytes.
 const maxForwarded = 512
+
+// deviceHeader is the one header of a service's own that passes, both ways: what tells a login that its account is known on this device.
+const deviceHeader = "Authsvc-Device"
 
 // inbound is what the door found out about one HTTP request. It belongs to that request's goroutine.
 type inbound struct {
@@ -25,6 +28,7 @@ type inbound struct {
 	requestID     string
 	authorization string
 	traceparent   string
+	device        string
 
 	// reached is set once the call has left the gateway: an error before that is about the request's form.
 	reached bool
@@ -72,6 +76,9 @@ func (d *door) read(r *http.Request) *inbound {
 	if v := r.Header["Traceparent"]; len(v) == 1 && len(v[0]) <= maxForwarded {
 		in.traceparent = v[0]
 	}
+	if v := r.Header[deviceHeader]; len(v) == 1 && len(v[0]) <= maxForwarded && printable(v[0]) {
+		in.device = v[0]
+	}
 	if v := r.Header["Authorization"]; len(v) == 1 {
 		in.authorization = v[0]
 	}
@@ -85,7 +92,7 @@ func (d *door) read(r *http.Request) *inbound {
 
 // incoming dresses ctx as a gRPC server would: the peer, and the metadata of the allow-list.
 func (in *inbound) incoming(ctx context.Context) context.Context {
-	md := make(metadata.MD, 4)
+	md := make(metadata.MD, 5)
 	if in.authorization != "" {
 		md["authorization"] = []string{in.authorization}
 	}
@@ -94,6 +101,9 @@ func (in *inbound) incoming(ctx context.Context) context.Context {
 	}
 	if in.traceparent != "" {
 		md["traceparent"] = []string{in.traceparent}
+	}
+	if in.device != "" {
+		md[strings.ToLower(deviceHeader)] = []string{in.device}
 	}
 	md["x-request-id"] = []string{in.requestID}
 	return metadata.NewIncomingContext(peer.NewContext(ctx, &peer.Peer{Addr: &in.addr}), md)

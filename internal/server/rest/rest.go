@@ -105,7 +105,7 @@ func New(o Options) (http.Handler, error) {
 	d.gateway = runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, d.codec),
 		runtime.WithIncomingHeaderMatcher(nothing),
-		runtime.WithOutgoingHeaderMatcher(nothing),
+		runtime.WithOutgoingHeaderMatcher(leaving),
 		runtime.WithOutgoingTrailerMatcher(nothing),
 		runtime.WithErrorHandler(d.gatewayError),
 		runtime.WithRoutingErrorHandler(d.routingError),
@@ -195,3 +195,6 @@ func (d *door) register(o Options) error {
 
 // nothing is the gateway's header matcher: no header passes, in either direction.
 func nothing(string) (string, bool) { return "", false }
+
+// leaving lets one header of a service's answer out.
+func leaving(name string) (string, bool) { return deviceHeader, strings.EqualFold(name, deviceHeader) }

@@ -76,7 +76,7 @@ func (s *services) intercept(ctx context.Context, req any, info *grpc.UnaryServe
 	s.mu.Lock()
 	s.calls = append(s.calls, call)
 	s.mu.Unlock()
-	if err := grpc.SetHeader(ctx, metadata.Pairs("x-internal", "1")); err != nil {
+	if err := grpc.SetHeader(ctx, metadata.Pairs("x-internal", "1", "authsvc-device", "dt1.y")); err != nil {
 		return nil, err
 	}
 	return next(ctx, req)

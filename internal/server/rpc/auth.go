@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	authsvcv1 "github.com/authsvc/authsvc/gen/authsvc/v1"
@@ -13,6 +15,17 @@ import (
 )
 
 const bearerType = "Bearer"
+
+// deviceHeader carries the device token: out with what a Login answers, and in with the next one on the same device.
+const deviceHeader = "authsvc-device"
+
+// device gives the device token that came with a request.
+func device(ctx context.Context) string {
+	if v := metadata.ValueFromIncomingContext(ctx, deviceHeader); len(v) == 1 {
+		return v[0]
+	}
+	return ""
+}
 
 type authServer struct {
 	authsvcv1.UnimplementedAuthServiceServer
@@ -27,11 +40,13 @@ func (s authServer) Login(ctx context.Context, r *authsvcv1.LoginRequest) (*auth
 	}
 	issued, err := s.d.o.SignIn.Login(ctx, service.LoginRequest{
 		Username: r.GetUsername(), Password: r.GetPassword(), Client: auth, ClientID: ids.Client(r.GetClientId()),
-		Audience: r.GetAudience(), Scope: r.GetScope(), DeviceName: r.GetDeviceName(), Caller: s.d.caller(ctx),
+		Audience: r.GetAudience(), Scope: r.GetScope(), DeviceName: r.GetDeviceName(), DeviceToken: device(ctx), Caller: s.d.caller(ctx),
 	})
 	if err != nil {
 		return nil, err
 	}
+	// It fails only where the headers have been sent already, and the next login here is then one of an unknown device.
+	_ = grpc.SetHeader(ctx, metadata.Pairs(deviceHeader, issued.DeviceToken))
 	return &authsvcv1.LoginResponse{AccessToken: issued.AccessToken, TokenType: bearerType, ExpiresIn: seconds(issued.ExpiresIn),
 		RefreshToken: issued.RefreshToken, Scope: issued.Scope, SessionId: string(issued.SessionID)}, nil
 }

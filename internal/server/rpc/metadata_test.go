@@ -125,6 +125,46 @@ func TestL11R50CallersBehindOneBalancerAreThrottledApart(t *testing.T) {
 	}
 }
 
+func TestL10ADeviceTokenTravelsInTheMetadata(t *testing.T) {
+	t.Parallel()
+	s := behind(t, "127.0.0.0/8")
+	auth := authsvcv1.NewAuthServiceClient(s.dial(t))
+	n := 0
+	login := func(password string, device ...string) (string, codes.Code) {
+		n++
+		ctx := forwarding(t, fmt.Sprintf("10.0.%d.1", n))
+		for _, d := range device {
+			ctx = metadata.AppendToOutgoingContext(ctx, "authsvc-device", d)
+		}
+		var header metadata.MD
+		_, err := auth.Login(ctx, &authsvcv1.LoginRequest{Username: "ada", Password: password, ClientId: "app"}, grpc.Header(&header))
+		if got := header.Get("authsvc-device"); (len(got) == 1) == (err == nil) {
+			return strings.Join(got, ""), status.Code(err)
+		}
+		t.Fatalf("a login that ended with %v has the metadata %v", err, header)
+		return "", 0
+	}
+	device, _ := login(oldPassword)
+	for range 20 {
+		login("wrong")
+	}
+	for _, tt := range []struct {
+		name    string
+		devices []string
+		want    codes.Code
+	}{
+		{"none", nil, codes.ResourceExhausted},
+		{"two", []string{device, device}, codes.ResourceExhausted},
+		{"garbage", []string{"dt1."}, codes.ResourceExhausted},
+		{"megabytes", []string{strings.Repeat("x", 8<<10)}, codes.ResourceExhausted},
+		{"twin: the one that it was given", []string{device}, codes.OK},
+	} {
+		if _, got := login(oldPassword, tt.devices...); got != tt.want {
+			t.Errorf("with %s the victim gets %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestG03WhatACallerSaysOfItselfIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	s := behind(t, "127.0.0.0/8") // not even from a trusted proxy, which speaks of addresses alone
