@@ -332,7 +332,12 @@ func (s shared) without(t *testing.T) {
 // fromDevice signs ada in with a device token, from an address that the trusted proxy tells, and gives the code and the next token.
 func (s shared) fromDevice(t *testing.T, one *server, device, from string) (int, string) {
 	t.Helper()
-	a := one.say(t, http.DefaultClient, "/v1/auth/login", one.credentials("ada", phrase), "X-Forwarded-For", from, "Authsvc-Device", device)
+	a, err := again(t.Context(), answer.undecided, func() (answer, error) {
+		return one.say(t, http.DefaultClient, "/v1/auth/login", one.credentials("ada", phrase), "X-Forwarded-For", from, "Authsvc-Device", device), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return a.code, a.header.Get("Authsvc-Device")
 }
 
