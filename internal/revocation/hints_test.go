@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -108,19 +109,76 @@ func TestHintsThatComeWhileALookRunsCauseOneMore(t *testing.T) {
 func TestAFloodOfHintsCannotMakeItSpin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		_, b, h, _ := hearing(t, 20*time.Millisecond)
-		for range 10_000 {
-			b.ring()
-			<-time.After(100 * time.Microsecond)
+		_, b, h, list := hearing(t, 20*time.Millisecond)
+		flood := func() {
+			for range 10_000 {
+				b.ring()
+				<-time.After(100 * time.Microsecond)
+			}
+			synctest.Wait()
 		}
-		synctest.Wait()
-		if n := h.count() - 1; n < 190 || n > 202 {
-			t.Errorf("a second of hints caused %d reads, want one in 5 ms", n)
+		flood()
+		if n := h.count() - 1; n < 20 || n > 24 {
+			t.Errorf("a second of hints that bring nothing caused %d reads, want one in 50 ms and a few more", n)
 		}
 		if n := h.times.Load(); n < 48 {
 			t.Errorf("meanwhile the clock made it look %d times, want 50", n)
 		}
+		h.mu.Lock()
+		h.changed = false
+		h.mu.Unlock()
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			for {
+				b.ring()
+				select {
+				case <-time.After(100 * time.Microsecond):
+				case <-stop:
+					return
+				}
+			}
+		}()
+		for _, id := range []string{"one", "two", "three"} {
+			h.commit(journal.KindToken, id)
+			<-time.After(51 * time.Millisecond)
+			synctest.Wait()
+			want(t, list, id, verify.ErrRevoked)
+		}
 	})
+}
+
+func TestHintsThatBringSomethingAreFollowedEveryFiveMilliseconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, b, h, _ := hearing(t, time.Hour)
+		for n := range 1000 {
+			h.commit(journal.KindToken, fmt.Sprint(n))
+			b.ring()
+			<-time.After(time.Millisecond)
+		}
+		synctest.Wait()
+		if n := h.count() - 1; n < 195 || n > 202 {
+			t.Errorf("a second of hints that each brought something caused %d reads, want one in 5 ms", n)
+		}
+	})
+}
+
+func TestASourceLeavesAFlood(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	var f revocation.Flood
+	for n := range 30_000 { // ten thousand a second, for three
+		if f.Heard(began.Add(time.Duration(n) * 100 * time.Microsecond)) {
+			t.Fatalf("the %dth of as many as there may be is too many", n)
+		}
+	}
+	f = revocation.Flood{}
+	for n := range 10_001 {
+		if tooMany := f.Heard(began.Add(time.Duration(n) * 90 * time.Microsecond)); tooMany != (n == 10_000) {
+			t.Fatalf("of more than there may be, the %dth is too many: %v", n, tooMany)
+		}
+	}
 }
 
 func TestALostHintAndOneWhoseReadFailedAreMadeGoodByTheClock(t *testing.T) {

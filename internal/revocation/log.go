@@ -95,8 +95,8 @@ func (l *Log) Run(ctx context.Context) error {
 	defer sweep.Stop()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
-	var hinted <-chan struct{} // l.hinted, but for hintPause after each look that it caused
-	failing := false
+	var hinted <-chan struct{} // l.hinted, but for a while after each look that it caused
+	failing, rest := false, hintPause
 	for {
 		var look func(context.Context) error
 		select {
@@ -114,8 +114,15 @@ func (l *Log) Run(ctx context.Context) error {
 			look = l.look
 		case <-hinted:
 			hinted = nil
-			pause.Reset(hintPause)
-			look = l.lookAtOnce
+			look = func(ctx context.Context) error {
+				began, before := time.Now(), l.at()
+				err := l.lookAtOnce(ctx)
+				if rest = min(2*rest, idlePause); l.at() != before {
+					rest = hintPause
+				}
+				pause.Reset(rest - time.Since(began))
+				return err
+			}
 		}
 		err := look(ctx)
 		switch {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/authsvc/authsvc/internal/revocation"
 )
 
 // How hints travel.
@@ -59,8 +61,12 @@ func refused(err error) bool {
 func (s *Store) Listen(ctx context.Context, hint func()) error {
 	pause := leastPause
 	for ctx.Err() == nil {
-		if s.hear(ctx, hint) {
+		heard, flooded := s.hear(ctx, hint)
+		if heard {
 			pause = leastPause
+		}
+		if flooded {
+			rest(ctx, revocation.FloodPause)
 		}
 		rest(ctx, pause)
 		pause = min(2*pause, mostPause)
@@ -68,8 +74,9 @@ func (s *Store) Listen(ctx context.Context, hint func()) error {
 	return nil
 }
 
-// hear listens until the subscription ends, and reports whether there was one. go-redis panics over a message of another form than it knows.
-func (s *Store) hear(ctx context.Context, hint func()) (heard bool) {
+// hear listens until the subscription ends, and reports whether there was one, and whether it ended since others say more than anybody who
+// has something to say. go-redis panics over a message of another form than it knows.
+func (s *Store) hear(ctx context.Context, hint func()) (heard, flooded bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.o.Logger.Warn("Redis sent something else than a message; the channel is listened to anew", "panic", p)
@@ -80,6 +87,7 @@ func (s *Store) hear(ctx context.Context, hint func()) (heard bool) {
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
 	defer stop()
 	asked := false
+	var flood revocation.Flood
 	for {
 		said, err := sub.ReceiveTimeout(ctx, quietFor)
 		var slow net.Error
@@ -88,17 +96,20 @@ func (s *Store) hear(ctx context.Context, hint func()) (heard bool) {
 			asked = false
 		case errors.As(err, &slow) && slow.Timeout() && heard && !asked && ctx.Err() == nil:
 			if asked = true; sub.Ping(ctx) != nil {
-				return heard
+				return heard, false
 			}
 			continue
 		default:
-			return heard
+			return heard, false
 		}
 		switch said.(type) {
 		case *redis.Subscription:
 			heard = true
 			hint()
 		case *redis.Message:
+			if flood.Heard(time.Now()) {
+				return heard, true
+			}
 			hint()
 		}
 	}

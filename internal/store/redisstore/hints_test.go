@@ -64,3 +64,23 @@ func TestASubscriptionThatHasGoneSilentIsGivenUp(t *testing.T) {
 	p.delay.Store(0)
 	await(t, "there is a subscription again", func() bool { return n.Load() > heard })
 }
+
+func TestASubscriptionLeavesAFlood(t *testing.T) {
+	t.Parallel()
+	r := server(t)
+	p := between(t, r.Address())
+	o := options(p.address)
+	o.Issuer = "https://flooded.example.com"
+	s := made(t, o) // without Run there is no other connection
+	n := listen(t, s)
+	channel := cli(t, r, "PUBSUB", "CHANNELS")
+	taken := p.taken.Load()
+	for p.taken.Load() == taken {
+		cli(t, r, "EVAL", "for i = 1, 30000 do redis.call('PUBLISH', ARGV[1], '') end", "0", channel)
+	}
+	heard := n.Load()
+	await(t, "there is a subscription again", func() bool {
+		cli(t, r, "PUBLISH", channel, "")
+		return n.Load() > heard
+	})
+}

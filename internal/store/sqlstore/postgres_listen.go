@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+
+	"github.com/authsvc/authsvc/internal/revocation"
 )
 
 // channel is where the appends of this schema are told of. Its name is short enough for PostgreSQL, whatever the schema's.
@@ -44,11 +46,14 @@ type listener struct {
 func (l *listener) Listen(ctx context.Context, hint func()) error {
 	wait := firstReconnect
 	for ctx.Err() == nil {
-		heard := l.hear(ctx, hint)
+		heard, flooded := l.hear(ctx, hint)
 		if heard {
 			wait = firstReconnect
 		}
 		pause := time.NewTimer(wait/2 + rand.N(wait))
+		if flooded {
+			pause.Reset(revocation.FloodPause)
+		}
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
@@ -70,11 +75,12 @@ func (l *listener) config() *pgx.ConnConfig {
 	return c
 }
 
-// hear listens on one connection until that is lost; heard says that it listened at all.
-func (l *listener) hear(ctx context.Context, hint func()) (heard bool) {
+// hear listens on one connection until that is lost; heard says that it listened at all. Anybody who may connect to the database may
+// notify on any channel of it: from a flood it goes away, and does not make the server keep what it has not read.
+func (l *listener) hear(ctx context.Context, hint func()) (heard, flooded bool) {
 	conn, err := pgx.ConnectConfig(ctx, l.config())
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
@@ -85,22 +91,25 @@ func (l *listener) hear(ctx context.Context, hint func()) (heard bool) {
 		_, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{l.p.channel()}.Sanitize())
 		return err
 	}); err != nil {
-		return false
+		return false, false
 	}
 	hint() // what was appended before was missed
+	var flood revocation.Flood
 	for ctx.Err() == nil {
 		err := within(ctx, l.hearFor, func(ctx context.Context) error {
 			_, err := conn.WaitForNotification(ctx)
 			return err
 		})
 		switch {
+		case err == nil && flood.Heard(time.Now()):
+			return true, true
 		case err == nil:
 			hint()
 		case conn.IsClosed() || within(ctx, answerFor, writable(conn)) != nil:
-			return true
+			return true, false
 		}
 	}
-	return true
+	return true, false
 }
 
 // writable asks a server that was silent whether it is there, and still the one that takes writes.

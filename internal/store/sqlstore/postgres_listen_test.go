@@ -210,6 +210,35 @@ func TestAListenerNoticesThatItsConnectionIsForgotten(t *testing.T) {
 	}
 }
 
+func TestAListenerLeavesAFlood(t *testing.T) {
+	t.Parallel()
+	url := schema(t, "application_name=flooded")
+	here := undriven(t, sqlstore.Options{URL: url})
+	there := following(t, sqlstore.Options{URL: url}, 20*time.Millisecond, true)
+	listener := func(what string) string {
+		t.Helper()
+		said, err := server.SQL(t.Context(), "postgres", `SELECT `+what+` FROM pg_stat_activity WHERE application_name = 'flooded-listen'`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return said
+	}
+	channel, first := listener(`substring(query FROM 'authsvc_[0-9a-f]+')`), listener(`pid`)
+	for n, left := 0, false; !left; n++ {
+		// Anybody may: it is another text each time, or PostgreSQL would tell it once.
+		if _, err := admin.Exec(t.Context(), `SELECT count(pg_notify($1, i::text)) FROM generate_series(1, 30000) i`, channel); err != nil {
+			t.Fatal(err)
+		}
+		id := fmt.Sprint("meanwhile-", n)
+		if err := here.Revocations().Append(t.Context(), revoke(id)); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the clock brings it", func() bool { return there.refuses(id) })
+		left = listener(`pid`) != first
+	}
+	until(t, "it listens again", func() bool { pid := listener(`pid`); return pid != "" && pid != first })
+}
+
 func TestHintsDoNotHoldUpClose(t *testing.T) {
 	t.Parallel()
 	db, err := sqlstore.Open(t.Context(), sqlstore.Options{URL: schema(t), Password: pgtest.Password})
