@@ -16,10 +16,10 @@ import (
 	"github.com/authsvc/authsvc/internal/config"
 )
 
-// holder is what a server writes into the file that it locks beside SQLite's: who it is, for others' messages.
+// holder is what a server, or a restore, writes into the file that it locks beside SQLite's: who it is, for others' messages.
 type holder struct {
 	PID  int      `json:"pid"`
-	HTTP []string `json:"http"` // http.address as configured, and as it came out
+	HTTP []string `json:"http"` // http.address as configured, and as it came out; a restore has none
 }
 
 // beside is the file that the one server of a SQLite file has locked, beside it and under the name that all links lead to.
@@ -60,6 +60,9 @@ func alone(c config.Database, http ...string) (io.Closer, error) {
 }
 
 func taken(path string, by holder) error {
+	if by.PID != 0 && len(by.HTTP) == 0 { // it has no address, since it serves nobody
+		return fmt.Errorf("database.path: process %d restores a backup to %s: wait until it has ended", by.PID, path)
+	}
 	return fmt.Errorf("database.path: another server, process %d, serves %s: SQLite is for one server; replicas share a PostgreSQL, by database.url", by.PID, path)
 }
 

@@ -101,6 +101,30 @@ func proxied(c config.Config) config.Config {
 	return c
 }
 
+func TestWhoeverComesWhileABackupIsRestoredIsToldOfThat(t *testing.T) {
+	t.Parallel()
+	c := setup(t, -1, 30, "auth.example.com")
+	restore, err := app.Alone(c.Database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := fmt.Sprintf("process %d restores a backup to %s", os.Getpid(), c.Database.Path)
+	for what, http := range map[string][]string{"a second restore": nil, "a server": {"127.0.0.1:8080"}} {
+		if _, err := app.Alone(c.Database, http...); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", what, err, says)
+		}
+	}
+	if err := app.CheckSetup(t.Context(), c, false); err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("config check: %v", err)
+	}
+	if err := restore.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := app.CheckSetup(t.Context(), c, false); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
 func TestCheckSetupTellsItsOwnServerFromAnother(t *testing.T) {
 	t.Parallel()
 	c := setup(t, -1, 30, "auth.example.com")

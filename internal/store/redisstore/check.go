@@ -88,8 +88,7 @@ func (s *Store) checkServers(ctx context.Context) error {
 			continue
 		}
 		answered = true
-		want := map[Mode]string{Single: "standalone", Sentinel: "sentinel", Cluster: "cluster"}[s.o.Mode]
-		if is := map[string]Mode{"standalone": Single, "sentinel": Sentinel, "cluster": Cluster}[mode]; mode != want {
+		if is := map[string]Mode{"standalone": Single, "sentinel": Sentinel, "cluster": Cluster}[mode]; mode != s.o.Mode.hello() {
 			return &SettingError{Setting: "redis.mode", Problem: fmt.Sprintf("is %s, and %s is %s: set the mode %[3]s, or name other addresses",
 				s.o.Mode, address, map[bool]string{true: string(is), false: "something else"}[is != ""])}
 		}
@@ -98,6 +97,27 @@ func (s *Store) checkServers(ctx context.Context) error {
 		return fmt.Errorf("redis.addresses: no server answers: %w", away)
 	}
 	return nil
+}
+
+// hello is what a server of the mode says that it is.
+func (m Mode) hello() string {
+	if m == Single {
+		return "standalone"
+	}
+	return string(m)
+}
+
+// unknown gives the command that a server says not to know, in an error that may quote all that was sent with it.
+func unknown(err error) string {
+	if !refused(err) {
+		return ""
+	}
+	name, said := strings.CutPrefix(err.Error(), "ERR unknown command ")
+	if !said {
+		return ""
+	}
+	name, _, _ = strings.Cut(name, ",")
+	return strings.ToUpper(strings.Trim(name, "'`\" "))
 }
 
 // hello gives what the server at an address says that it is.
@@ -111,6 +131,9 @@ func (s *Store) hello(ctx context.Context, address string) (mode string, err err
 	c := redis.NewClient(o)
 	defer c.Close() //nolint:errcheck // it was for one question
 	said, err := c.Do(ctx, "HELLO").Result()
+	if unknown(err) != "" { // a proxy that speaks RESP2 alone: what is behind it shows when it is used
+		return s.o.Mode.hello(), c.Ping(ctx).Err()
+	}
 	if err != nil {
 		return "", err
 	}
@@ -257,6 +280,10 @@ func explain(err error) error {
 		return said("redis.username", "the user lacks a right; docs/redis.md has the line that gives all of them")
 	case strings.Contains(text, "ACL failure in script"), strings.Contains(text, "user executing the script can't"): // it does not say which
 		return said("redis.username", "the user lacks one of the rights +get, +set, +del and +time; docs/redis.md has the line that gives all of them")
+	case unknown(err) != "":
+		return &SettingError{Setting: "redis.addresses", Problem: "the server has no command " + unknown(err) + ", which is needed: take back what renames it, or name Redis itself where this is a proxy"}
+	case strings.HasPrefix(text, "OOM"):
+		return fmt.Errorf("redis.addresses: Redis is full, and evicts nothing: raise its maxmemory, or set maxmemory-policy volatile-ttl or allkeys-lru: %w", err)
 	case strings.Contains(text, "cluster support disabled"):
 		return said("redis.mode", "is cluster, and the server is none: set the mode single")
 	case errors.As(err, &certificate), errors.As(err, &authority):

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/authsvc/authsvc/internal/limit"
 	"github.com/authsvc/authsvc/internal/store/redisstore"
 	"github.com/authsvc/authsvc/internal/store/redistest"
 )
@@ -205,6 +206,50 @@ func TestAClusterThatLacksSlotsIsTold(t *testing.T) {
 			await(t, "nothing is missed", func() bool { return s.Check(t.Context()) == nil })
 		})
 	}
+}
+
+func TestACommandThatTheServerHasNotIsNamed(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"EVAL", "EVALSHA", "PUBLISH"} {
+		r := server(t, `rename-command `+command+` ""`)
+		refused(t, options(r.Address()), "redis.addresses", "has no command "+command+",")
+	}
+}
+
+func TestAServerThatDoesNotSayWhatItIsIsUsed(t *testing.T) {
+	t.Parallel()
+	r := server(t, `rename-command HELLO ""`) // as of a proxy that speaks RESP2
+	accepted(t, options(r.Address()))
+	s := up(t, redisstore.Patient(options(r.Address())))
+	if waits := settle(t, patient{s}, limit.Failed, account("a")); len(waits) != 1 || waits[0] != 0 {
+		t.Error(waits)
+	}
+	heard := listen(t, s)
+	before := heard.Load()
+	await(t, "hints come", func() bool { s.Announce(); return heard.Load() > before })
+	refused(t, func() redisstore.Options {
+		o := options(r.Address())
+		o.Mode = redisstore.Cluster
+		return o
+	}(), "redis.mode")
+}
+
+func TestAFullRedisIsWaitedForAndNamed(t *testing.T) {
+	t.Parallel()
+	r := server(t, "maxmemory 1", "maxmemory-policy noeviction")
+	s := open(t, redisstore.Patient(options(r.Address())))
+	if err := s.Start(t.Context()); err != nil {
+		t.Errorf("the start is refused: %v", err)
+	}
+	if err := s.Check(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "redis.addresses: Redis is full") {
+		t.Errorf("the check says %v", err)
+	}
+	if _, err := s.Settle(t.Context(), []limit.Count{account("a")}, limit.Failed); !errors.Is(err, redisstore.ErrAway) {
+		t.Errorf("a count says %v", err)
+	}
+	cli(t, r, "CONFIG", "SET", "maxmemory", "0")
+	await(t, "there is room again", s.Up)
+	settle(t, patient{s}, limit.Failed, account("a"))
 }
 
 func TestWhoIsNotThereOrLoadingIsWaitedFor(t *testing.T) {

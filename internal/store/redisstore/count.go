@@ -18,6 +18,7 @@ var _ limit.Shared = (*Store)(nil)
 // numbers. It answers with the number of the call and, for each key, its name and its wait, so that an answer to something else is known
 // as such. A counter is "width:newest slice:failures,failures,…" (the newest slice first) of a rule with a window, and "failures:last" of
 // one without. Where one key refuses, no key counts. Of a clock that went back nobody waits longer than the rule says, and nothing is forgotten.
+// What somebody else has put under the name of a counter counts nothing and makes way.
 const settle = `
 local outcome, parts = ARGV[2], 10
 local clock = redis.call('TIME')
@@ -26,7 +27,12 @@ local answer, counters, refused = {ARGV[1]}, {}, false
 
 for i, key in ipairs(KEYS) do
   local free, width, most = tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i]), tonumber(ARGV[4 * i + 1])
-  local held = redis.call('GET', key)
+  local held = redis.pcall('GET', key)
+  if type(held) == 'table' then
+    if not string.find(held.err, 'WRONGTYPE', 1, true) then return held end
+    redis.call('DEL', key)
+    held = false
+  end
   local c = {key = key, width = width, keep = ARGV[4 * i + 2], held = held, mended = false}
   local wait = 0
   if width > 0 then
