@@ -80,6 +80,7 @@ func (c *cluster) startReplicas(ctx context.Context) error {
 			"https://localhost:8443", issuer,
 			`":8080"`, strconv.Quote(c.address(10*n)), `":9090"`, strconv.Quote(c.address(10*n+1))+"\n  reflection: true", `"127.0.0.1:9091"`, strconv.Quote(c.address(10*n+2)),
 			"@postgres:5432/", "@"+c.address(primaryPort)+","+c.address(standbyPort)+"/",
+			"authsvc?sslmode=", "authsvc?connect_timeout=5&sslmode=", // all of it starts at once on one machine, and a primary that is slow is there
 			"redis:6379", c.address(redisPort), "172.30.77.10/32", "127.0.0.1/32",
 			"/run/secrets/", c.path("secrets")+"/", "/run/authsvc/", c.replicaDir(n)+"/")
 		if err != nil {

@@ -268,11 +268,13 @@ func (r *Ring) Run(ctx context.Context) error {
 	}
 }
 
-// step is one turn of Run: it is bounded, so that a store that hangs shows as an old set and not as a stuck loop.
+// storeFor bounds what one turn of Run waits for the store, so that one that hangs shows as an old set and not as a stuck loop. The making of
+// a key is not bounded: a busy machine takes seconds for it.
+const storeFor = 5 * time.Second
+
+// step is one turn of Run.
 func (r *Ring) step(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if err := r.Load(ctx); err != nil {
+	if err := r.loadSoon(ctx); err != nil {
 		return err
 	}
 	set := r.now.Load().set
@@ -280,14 +282,23 @@ func (r *Ring) step(ctx context.Context) error {
 	if err != nil || !due {
 		return err
 	}
-	err = r.o.Store.Apply(ctx, set.Version, c, audited(EventRotate, c))
+	bounded, cancel := context.WithTimeout(ctx, storeFor)
+	defer cancel()
+	err = r.o.Store.Apply(bounded, set.Version, c, audited(EventRotate, c))
 	if lostRace(err) {
-		return r.Load(ctx) // another replica took the step
+		return r.loadSoon(ctx) // another replica took the step
 	}
 	if err != nil {
 		return fmt.Errorf("keys: rotate: %w", err)
 	}
 	r.o.Log.InfoContext(ctx, "the signing keys took a step of rotation", "moved", len(c.Move), "inserted", len(c.Insert))
+	return r.loadSoon(ctx)
+}
+
+// loadSoon is Load with a bound.
+func (r *Ring) loadSoon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, storeFor)
+	defer cancel()
 	return r.Load(ctx)
 }
 

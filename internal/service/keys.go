@@ -91,12 +91,10 @@ func (s *Keys) Rewrap(ctx context.Context, caller Caller) (int, error) {
 const races = 5
 
 // apply plans and commits. Where opening is set, every private half must open first: keys made under a wrong
-// key-encryption key would be ones that no server can use.
+// key-encryption key would be ones that no server can use. The store alone is given a time: a busy machine takes seconds to make a key.
 func (s *Keys) apply(ctx context.Context, caller Caller, event string, opening bool, plan func(keys.Set) (keys.Change, journal.Journal, error)) error {
-	ctx, cancel := detached(ctx)
-	defer cancel()
 	for try := 1; ; try++ {
-		set, err := s.o.Store.Load(ctx)
+		set, err := s.load(ctx)
 		if err != nil {
 			return err
 		}
@@ -113,15 +111,27 @@ func (s *Keys) apply(ctx context.Context, caller Caller, event string, opening b
 			return nil
 		}
 		j.Audit = append(j.Audit, keyRecords(caller, event, c, j.Revokes)...)
-		err = s.o.Store.Apply(ctx, set.Version, c, j)
+		err = s.commit(ctx, set.Version, c, j)
 		if err != nil && fault.From(err).Kind == fault.Conflict && try < races {
 			continue
 		}
-		if err != nil {
-			return err
-		}
-		return s.o.Tail.CatchUp(ctx)
+		return err
 	}
+}
+
+func (s *Keys) load(ctx context.Context) (keys.Set, error) {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	return s.o.Store.Load(ctx)
+}
+
+func (s *Keys) commit(ctx context.Context, version int64, c keys.Change, j journal.Journal) error {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := s.o.Store.Apply(ctx, version, c, j); err != nil {
+		return err
+	}
+	return s.o.Tail.CatchUp(ctx)
 }
 
 func (s *Keys) opens(set keys.Set) error {

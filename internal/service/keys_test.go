@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/journal"
@@ -65,6 +67,59 @@ func inState(t *testing.T, db *sqlstore.DB, state keys.State) []string {
 		}
 	}
 	return kids
+}
+
+// slow is a store of keys that takes a while for each answer.
+type slow struct {
+	keys.Store
+	takes time.Duration
+}
+
+func (s slow) wait(ctx context.Context) error {
+	select {
+	case <-time.After(s.takes):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s slow) Load(ctx context.Context) (keys.Set, error) {
+	if err := s.wait(ctx); err != nil {
+		return keys.Set{}, err
+	}
+	return s.Store.Load(ctx)
+}
+
+func (s slow) Apply(ctx context.Context, version int64, c keys.Change, j journal.Journal) error {
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
+	return s.Store.Apply(ctx, version, c, j)
+}
+
+// TestTheTimeBeforeAnAnswerIsNotTakenFromTheNext: what passes before the store is asked again, as while keys are made on a busy machine, is none
+// of the store's.
+func TestTheTimeBeforeAnAnswerIsNotTakenFromTheNext(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		takes time.Duration
+		done  bool
+	}{
+		"two answers of four seconds":       {4 * time.Second, true},
+		"the twin: one answer that is late": {6 * time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				db := keyed(t)
+				_, err := keyAdmin(t, slow{db.Keys(), tt.takes}, sealer(t, "a")).RevokeAll(t.Context(), service.Operator(1000))
+				if (err == nil) != tt.done || len(inState(t, db, keys.Compromised)) == 2 != tt.done {
+					t.Errorf("RevokeAll: %v; compromised are %v", err, inState(t, db, keys.Compromised))
+				}
+			})
+		})
+	}
 }
 
 func TestR31AKeyThatNobodyKnowsYetSignsOnlyAtTheOperatorsWord(t *testing.T) {
