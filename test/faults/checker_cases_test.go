@@ -46,6 +46,8 @@ func fault(begin, end int64) event {
 	return event{Op: opFault, Begin: ms(begin), End: ms(end), Via: "fault"}
 }
 
+func still(begin, end int64) event { return event{Op: opStill, Begin: ms(begin), End: ms(end)} }
+
 func away(begin, end int64) event {
 	return event{Op: opRefresh, Begin: ms(begin), End: ms(end), Via: balancer, Session: "s", Gen: 2, Out: outAway, Last: true}
 }
@@ -104,6 +106,8 @@ func TestTheChecker(t *testing.T) {
 		"away though nothing happened":                {ruleBack, []event{away(0, 5)}},
 		"away later than 5 s after a fault":           {ruleBack, []event{fault(0, 1000), away(6100, 6200)}},
 		"the twin: within them":                       {"", []event{fault(0, 1000), away(5900, 6200)}},
+		"the twin: the machine stood still":           {"", []event{still(6150, 9000), away(6100, 6200)}},
+		"the machine stood still long before":         {ruleBack, []event{still(0, 1000), away(6100, 6200)}},
 		"the twin: the next fault":                    {"", []event{fault(0, 1000), fault(6150, 9000), away(6100, 6200)}},
 		"the twin: the client's retry was served":     {"", []event{{Op: opRefresh, Begin: ms(0), End: ms(5), Via: balancer, Out: outAway}}},
 		"a wrong password signs in":                   {ruleSignIn, []event{{Op: opWrong, Out: outOK}}},

@@ -94,7 +94,7 @@ func know(h []event) *known {
 			at(k.kids, e.Kid).note(e)
 		case e.Op == opShare:
 			k.shared[e.Session] = e.Begin
-		case e.Op == opFault:
+		case e.Op == opFault || e.Op == opStill:
 			k.faults = append(k.faults, e)
 		}
 	}
@@ -274,7 +274,7 @@ func (k *known) rotation() (all []violation) {
 }
 
 // back: through the balancer, with one retry by another connection, a call that began longer than 5 s after a fault's end, and was
-// answered before the next, was served.
+// answered before the next, was served. A machine that stood still is a fault, too.
 func (k *known) back() (all []violation) {
 	for _, e := range k.events {
 		if e.Out != outAway || e.Via != balancer || !e.Last {

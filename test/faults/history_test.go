@@ -36,6 +36,7 @@ const (
 	opKeyRevoke  op = "keys revoke" // of Kid
 	opFault      op = "fault"       // from Begin; End is when it was healed
 	opChange     op = "change"      // what is not to be noticed: no fault, and no excuse
+	opStill      op = "stood still" // the machine, or it had no time for the harness: then nobody is served in time, whatever the system does
 )
 
 // outcome is how it ended.

@@ -70,7 +70,9 @@ func one[T any](rng *rand.Rand, of []T) T { return of[rng.IntN(len(of))] }
 
 func killReplica(_ context.Context, x *trial, rng *rand.Rand) (mend, error) {
 	r := one(rng, x.replicas)
-	return func(ctx context.Context) error { return x.start(ctx, r) }, r.kill()
+	err := r.kill()
+	r.leadNowhere()
+	return func(ctx context.Context) error { return x.start(ctx, r) }, err
 }
 
 func stopReplica(_ context.Context, x *trial, rng *rand.Rand) (mend, error) {
@@ -324,6 +326,7 @@ func roll(ctx context.Context, x *trial, _ *rand.Rand) (mend, error) {
 			if err := r.drain(ctx); err != nil {
 				return nil, fmt.Errorf("%s: %w", r.name(), err)
 			}
+			r.leadNowhere()
 			r.binary = to
 			if err := x.start(ctx, r); err != nil {
 				return nil, err

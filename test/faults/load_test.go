@@ -74,7 +74,25 @@ func (l *load) begin() error {
 		l.running.Go(func() { l.steal(l.caller("owner", n), l.caller("thief", n)) })
 	}
 	l.running.Go(func() { l.guess(l.caller("guesser", 0)) })
+	l.running.Go(l.watch)
 	return nil
+}
+
+// How often the machine is looked at, and how late a look is where it stood still.
+const (
+	lookEvery = 100 * time.Millisecond
+	stillFor  = 500 * time.Millisecond
+)
+
+// watch notes when the machine stood still.
+func (l *load) watch() {
+	for at := now(); pause(l.ctx, lookEvery); {
+		next := now()
+		if next-at > int64(lookEvery+stillFor) {
+			l.history.add(event{Op: opStill, Begin: at, End: next})
+		}
+		at = next
+	}
 }
 
 func (l *load) end() {
@@ -432,7 +450,7 @@ func (x *trial) final(ctx context.Context) (all []violation) {
 	c := x.caller("examiner", 0)
 	silent := map[string]bool{} // who did not answer once is not waited for again
 	patient := func(whom string, ask func() outcome) (out outcome) {
-		ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		if silent[whom] {
 			return outAway

@@ -95,9 +95,9 @@ func (p *process) drain(ctx context.Context) error {
 	}
 }
 
-// await asks again and again until holds says yes. A minute is patience, not a measurement.
+// await asks again and again until holds says yes. Two minutes are patience, not a measurement.
 func await(ctx context.Context, what string, holds func() bool) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for !holds() {
 		if !pause(ctx, 10*time.Millisecond) {

@@ -119,7 +119,7 @@ func newRotations(t *testing.T) *rotations {
 
 func (x *rotations) open(t *testing.T) *sqlstore.DB {
 	t.Helper()
-	db, err := sqlstore.Open(t.Context(), sqlstore.Options{URL: x.pg.URL("postgres", "search_path=driven,pg_catalog", "pool_max_conns=3"), Password: pgtest.Password})
+	db, err := sqlstore.Open(t.Context(), sqlstore.Options{URL: x.pg.URL("postgres", "search_path=driven,pg_catalog", "pool_max_conns=3"), Password: pgtest.Password, OpTimeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func (x *rotations) turn(t *testing.T) {
 			}
 		}
 		ring.Nudge()
-		for deadline := time.Now().Add(time.Minute); ring.Status().Set.Now.Before(x.at); {
+		for deadline := time.Now().Add(3 * time.Minute); ring.Status().Set.Now.Before(x.at); {
 			if !pause(t.Context(), time.Millisecond) || time.Now().After(deadline) {
 				t.Fatalf("ring %d does not see the time", n)
 			}
@@ -214,7 +214,7 @@ func (x *rotations) turn(t *testing.T) {
 // and here the next minutes pass at once.
 func (x *rotations) settle(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(3 * time.Minute); ; {
 		set, err := x.store.Load(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -183,7 +183,7 @@ func (s *system) attach(t *testing.T) error {
 		if v.here == nil {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		err := v.here.feed.Ready(ctx)
 		cancel()
 		if err != nil {

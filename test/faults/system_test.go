@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/authsvc/authsvc/internal/store/machine"
 	"github.com/authsvc/authsvc/internal/store/pgtest"
 	"github.com/authsvc/authsvc/internal/store/redistest"
 	"github.com/authsvc/authsvc/test/soak"
@@ -298,6 +299,15 @@ func (s *system) start(ctx context.Context, r *replica) error {
 	}), r.ended())
 }
 
+// leadNowhere is for a replica that has ended: somebody else may get its ports before it is started again, at others.
+func (r *replica) leadNowhere() {
+	r.http.lead(nowhere)
+	r.grpc.lead(nowhere)
+}
+
+// nowhere refuses connections.
+const nowhere = "127.0.0.1:1"
+
 func (r *replica) ended() error {
 	if r.running() {
 		return nil
@@ -369,12 +379,11 @@ func (s *system) balance(t *testing.T) error {
 	}
 	ports := make([]string, 2)
 	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := machine.FreePort()
 		if err != nil {
 			return err
 		}
-		ports[i] = l.Addr().String()
-		_ = l.Close()
+		ports[i] = fmt.Sprint("127.0.0.1:", port)
 	}
 	s.rest, s.grpc = "http://"+ports[0], ports[1]
 	conf := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log stderr warn;
@@ -400,11 +409,15 @@ http {
 		return err
 	}
 	t.Cleanup(func() { _ = s.nginx.kill() })
-	return await(t.Context(), "nginx listens", func() bool {
+	err = await(t.Context(), "nginx listens", func() bool {
 		conn, err := net.Dial("tcp", ports[0])
 		if err == nil {
 			_ = conn.Close()
 		}
 		return err == nil || !s.nginx.running()
 	})
+	if err == nil && !s.nginx.running() {
+		err = fmt.Errorf("nginx has ended: %w\n%s", s.nginx.err, s.nginx.said)
+	}
+	return err
 }
