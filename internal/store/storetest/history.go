@@ -86,12 +86,12 @@ func (h *History) Linearizable(t *testing.T) (ok bool, story string) {
 	}
 	h.delayPauses()
 	for _, calls := range bySession(h.calls) {
-		switch porcupine.CheckOperationsTimeout(sequential(), calls, time.Minute) {
+		switch porcupine.CheckOperationsTimeout(sequential(), calls, 5*time.Minute) {
 		case porcupine.Ok:
 		case porcupine.Illegal:
 			return false, tell(calls)
 		case porcupine.Unknown:
-			t.Fatalf("a history of %d calls took more than a minute to judge", len(calls))
+			t.Fatalf("a history of %d calls took more than five minutes to judge", len(calls))
 		}
 	}
 	return true, ""
