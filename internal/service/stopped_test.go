@@ -19,7 +19,7 @@ func TestAPulseNoticesThatTheProcessWasAway(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		away time.Duration
-		want bool // steady at once, and for the five seconds after
+		want bool // steady at once, and for four seconds and a half after
 	}{
 		{"never away", 0, true},
 		{"away for less than two seconds", 1800 * time.Millisecond, true},
@@ -46,13 +46,13 @@ func TestAPulseNoticesThatTheProcessWasAway(t *testing.T) {
 				if got := p.Steady(); got != tt.want {
 					t.Errorf("on waking, before its next beat: steady is %v", got)
 				}
-				for _, later := range []time.Duration{150 * time.Millisecond, 2 * time.Second, 2800 * time.Millisecond} {
+				for _, later := range []time.Duration{150 * time.Millisecond, 2 * time.Second, 2300 * time.Millisecond} {
 					if got := at(later); got != tt.want {
 						t.Errorf("%v later steady is %v", later, got)
 					}
 				}
 				if !at(time.Second) {
-					t.Error("six seconds later it is not steady again")
+					t.Error("five seconds and a half later it is not steady again")
 				}
 				stop()
 				if err := <-ended; err != nil {
