@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/authsvc/authsvc/internal/store/machine"
 	"github.com/authsvc/authsvc/internal/store/pgtest"
 	"github.com/authsvc/authsvc/internal/store/sqlstore"
 )
@@ -61,14 +62,11 @@ func pooled(t *testing.T, name string, settings ...string) *bouncer {
 // bounce starts PgBouncer on a free port, and gives nil where it ends.
 func bounce(t *testing.T, path, name string, settings ...string) *bouncer {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := machine.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bouncer{port: l.Addr().(*net.TCPAddr).Port}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	b := &bouncer{port: port}
 	b.write(t, name, settings...)
 	var said bytes.Buffer
 	b.cmd = process.Command(path, b.file)
@@ -140,7 +138,7 @@ func (b *bouncer) url(name string, more ...string) string {
 // opens gives what Open, OpenExisting and a Migrator say, which are of one mind.
 func (b *bouncer) opens(t *testing.T, url string) error {
 	t.Helper()
-	o := sqlstore.Options{URL: url, Password: pgtest.Password}
+	o := sqlstore.Options{URL: url, Password: pgtest.Password, OpTimeout: time.Minute}
 	db, err := sqlstore.Open(t.Context(), o)
 	if err == nil {
 		err = db.Close()
@@ -252,7 +250,7 @@ func TestWhatIsFoundInADatabaseIsSaid(t *testing.T) {
 		if _, err := server.SQL(t.Context(), "postgres", `SET search_path = `+in+`; `+c.there); err != nil {
 			t.Fatal(err)
 		}
-		o := sqlstore.Options{URL: url, Password: pgtest.Password}
+		o := sqlstore.Options{URL: url, Password: pgtest.Password, OpTimeout: time.Minute}
 		for _, try := range []func() (interface{ Close() error }, error){
 			func() (interface{ Close() error }, error) { return sqlstore.OpenMigrator(t.Context(), o) },
 			func() (interface{ Close() error }, error) { return sqlstore.Open(t.Context(), o) },
@@ -272,7 +270,7 @@ func TestWhatIsFoundInADatabaseIsSaid(t *testing.T) {
 func TestAUserWithoutARightIsToldWhich(t *testing.T) {
 	t.Parallel()
 	empty, full := schema(t), schema(t)
-	open(t, sqlstore.Options{URL: full, Password: pgtest.Password})
+	open(t, sqlstore.Options{URL: full, Password: pgtest.Password, OpTimeout: time.Minute})
 	names := make([]string, 2)
 	for i, url := range []string{empty, full} {
 		_, names[i], _ = strings.Cut(url, "search_path=")
@@ -281,7 +279,7 @@ func TestAUserWithoutARightIsToldWhich(t *testing.T) {
 		t.Fatal(err)
 	}
 	tries := func(url string) (opened, existing, up error) {
-		o := sqlstore.Options{URL: strings.Replace(url, "postgres@", "guest@", 1), Password: pgtest.Password}
+		o := sqlstore.Options{URL: strings.Replace(url, "postgres@", "guest@", 1), Password: pgtest.Password, OpTimeout: time.Minute}
 		db, opened := sqlstore.Open(t.Context(), o)
 		if opened == nil {
 			opened = db.Close()
