@@ -31,6 +31,9 @@ func doctor(r *call) error {
 			if f.Do != "" {
 				fmt.Fprintf(w, "\t\t→ %s\n", cells([]string{f.Do})[0])
 			}
+			if f.See != "" {
+				fmt.Fprintf(w, "\t\t  %s\n", f.See)
+			}
 		}
 		return nil // what w could not write, its Flush says
 	}); err != nil {

@@ -29,6 +29,7 @@ type Finding struct {
 	Check string `json:"check"`
 	Found string `json:"found"`
 	Do    string `json:"do,omitempty"`
+	See   string `json:"see,omitempty"` // the chapter of the runbook about it: of a warning or a problem, where there is one
 }
 
 func fine(format string, args ...any) Finding {
@@ -38,28 +39,47 @@ func fine(format string, args ...any) Finding {
 // finding is one that is not fine; found and do are whole sentences without their full stop.
 func finding(l Level, found, do string) Finding { return Finding{Level: l, Found: found, Do: do} }
 
+// see gives a finding the chapter of the runbook that an alert has.
+func (f Finding) see(alert string) Finding {
+	f.See = "docs/runbook.md#" + strings.ToLower(alert)
+	return f
+}
+
 // check looks at one thing, and changes nothing. A finding without a name gets the check's.
 type check struct {
 	name  string
 	store bool // needs the database
 	look  func(context.Context, *examined) []Finding
+	alert string // whose chapter of the runbook goes on where a finding does not name another; may be empty
+}
+
+// Alerts whose chapters more than one finding is about.
+const (
+	alertNotReady = "AuthsvcNotReady"
+	alertClock    = "AuthsvcClockSkew"
+	alertLag      = "AuthsvcRevocationLag"
+)
+
+// first are the two before checks, which have what those need.
+func first() []check {
+	return []check{{"configuration", false, lookAtConfig, "AuthsvcConfigRefused"}, {"database", false, lookAtDatabase, alertNotReady}}
 }
 
 // checks are all there are, in the order of the report. The two before them are the configuration and the database.
 func checks() []check {
 	return []check{
-		{"disk", false, lookAtDisk},
-		{"postgresql", true, lookAtServer},
-		{"replication", true, lookAtReplication},
-		{"connections", true, lookAtConnections},
-		{"redis", false, lookAtRedis},
-		{"clock", true, lookAtClock},
-		{"servers", true, lookAtInstances},
-		{"signing keys", true, lookAtKeys},
-		{"refresh keys", true, lookAtRefreshKeys},
-		{"certificates", false, lookAtCertificates},
-		{"feed", false, lookAtFeed},
-		{"cleaning", true, lookAtBacklog},
+		{"disk", false, lookAtDisk, alertNotReady},
+		{"postgresql", true, lookAtServer, ""},
+		{"replication", true, lookAtReplication, alertNotReady},
+		{"connections", true, lookAtConnections, alertNotReady},
+		{"redis", false, lookAtRedis, "AuthsvcRedisAway"},
+		{"clock", true, lookAtClock, alertClock},
+		{"servers", true, lookAtInstances, "AuthsvcReplicaDown"},
+		{"signing keys", true, lookAtKeys, "AuthsvcSigningKeyLate"},
+		{"refresh keys", true, lookAtRefreshKeys, ""},
+		{"certificates", false, lookAtCertificates, "AuthsvcCertificateExpires"},
+		{"feed", false, lookAtFeed, alertLag},
+		{"cleaning", true, lookAtBacklog, ""},
 	}
 }
 
@@ -83,7 +103,7 @@ func Examine(ctx context.Context, o AdminOptions) ([]Finding, error) {
 		return nil, err
 	}
 	e := &examined{cfg: cfg, now: time.Now}
-	found := e.all(ctx, []check{{"configuration", false, lookAtConfig}, {"database", false, lookAtDatabase}}, checkFor)
+	found := e.all(ctx, first(), checkFor)
 	all := append(found, e.all(ctx, checks(), checkFor)...)
 	if e.db != nil {
 		closed := make(chan struct{})
@@ -108,6 +128,9 @@ func (e *examined) all(ctx context.Context, list []check, limit time.Duration) (
 		for _, f := range answers[i] {
 			if f.Check == "" {
 				f.Check = c.name
+			}
+			if f.See == "" && c.alert != "" && (f.Level == LevelWarning || f.Level == LevelProblem) {
+				f = f.see(c.alert)
 			}
 			f.Found, f.Do = strings.ReplaceAll(f.Found, "\n", "; "), strings.ReplaceAll(f.Do, "\n", "; ")
 			found = append(found, f)

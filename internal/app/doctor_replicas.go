@@ -75,7 +75,7 @@ func judgeInstances(all []instance.Instance, now time.Time, head revocation.Page
 	for _, i := range all {
 		if !i.Live(now) {
 			found = append(found, finding(LevelWarning, fmt.Sprintf("server %s on %s was last heard of at %s, and did not take its leave", i.ID, i.Host, i.SeenAt.UTC().Format(time.RFC3339)),
-				"if it is to run, see whether it does; this line goes after an hour"))
+				"if it is to run, see whether it does: it was killed, hangs, or is cut off from the database (its log names this id); if it is not, this line goes after an hour"))
 		}
 	}
 	slices.Sort(versions)
@@ -91,17 +91,17 @@ func judgeInstance(i instance.Instance, now time.Time, head revocation.Page) (fo
 	const do = "see its log, and whether it reaches the database: what was revoked since is good there for as long"
 	switch {
 	case i.Epoch != head.Epoch:
-		found = append(found, finding(LevelProblem, fmt.Sprintf("%s is in epoch %s, and the database in %s", name, hex.EncodeToString(i.Epoch[:4]), hex.EncodeToString(head.Epoch[:4])), "if this stays so for more than some seconds, start it anew"))
+		found = append(found, finding(LevelProblem, fmt.Sprintf("%s is in epoch %s, and the database in %s", name, hex.EncodeToString(i.Epoch[:4]), hex.EncodeToString(head.Epoch[:4])), "if this stays so for more than some seconds, start it anew").see(alertLag))
 	case i.Lag > oldKnowledge:
-		found = append(found, finding(LevelProblem, fmt.Sprintf("%s last read the revocation log %v before its last sign of life", name, i.Lag.Round(time.Millisecond)), do))
+		found = append(found, finding(LevelProblem, fmt.Sprintf("%s last read the revocation log %v before its last sign of life", name, i.Lag.Round(time.Millisecond)), do).see(alertLag))
 	case behind > manyBehind:
-		found = append(found, finding(LevelWarning, fmt.Sprintf("%s is %d rows of the revocation log behind", name, behind), do))
+		found = append(found, finding(LevelWarning, fmt.Sprintf("%s is %d rows of the revocation log behind", name, behind), do).see(alertLag))
 	default:
 		found = append(found, fine("%s runs since %s, its list %v old at its last sign of life", name, i.StartedAt.UTC().Format(time.RFC3339), i.Lag.Round(time.Millisecond)))
 	}
 	// Its clock was written together with the database's, a statement's way apart.
 	if skew := judgeSkew("the clock of "+name, i.Clock.Sub(i.SeenAt), 100*time.Millisecond); skew[0].Level != LevelOK {
-		found = append(found, skew...)
+		found = append(found, skew[0].see(alertClock))
 	}
 	return found
 }
@@ -134,7 +134,7 @@ func lookAtRedis(ctx context.Context, e *examined) []Finding {
 	case errors.As(err, &setting):
 		return []Finding{finding(LevelProblem, err.Error(), "mend this setting: no server starts with it")}
 	case err != nil:
-		return []Finding{finding(LevelWarning, "redis.addresses: Redis is away: "+err.Error(), "start it; meanwhile each server counts failed sign-ins by itself, against its share of the limits, and nothing is lost")}
+		return []Finding{finding(LevelWarning, "redis.addresses: Redis is away: "+strings.TrimPrefix(err.Error(), "redis.addresses: "), "start it; meanwhile each server counts failed sign-ins by itself, against its share of the limits, and nothing is lost")}
 	}
 	return []Finding{fine("Redis does all that it is asked for, within %v", took.Round(100*time.Microsecond))}
 }

@@ -76,8 +76,15 @@ func lookAtReplication(ctx context.Context, e *examined) []Finding {
 	return e.server(ctx, judgeReplication)
 }
 
+// longSilent is how long a standby that lacks something may say nothing: it answers within milliseconds, and each server writes every 5 s.
+const longSilent = 3 * time.Second
+
+// doWithout has commits wait for no standby; where the setting stands in postgresql.conf, a RESET would not.
+const doWithout = `ALTER SYSTEM SET synchronous_standby_names = '', and SELECT pg_reload_conf()`
+
 func judgeReplication(s sqlstore.Server) []Finding {
-	var streaming, confirming []string
+	var streaming, confirming, mute []string
+	var quiet time.Duration
 	for _, b := range s.Standbys {
 		if b.State != "streaming" && s.MayMonitor {
 			continue
@@ -85,19 +92,29 @@ func judgeReplication(s sqlstore.Server) []Finding {
 		streaming = append(streaming, b.Name)
 		if b.Confirms() {
 			confirming = append(confirming, b.Name)
+			if b.Silent > longSilent {
+				mute, quiet = append(mute, b.Name), max(quiet, b.Silent)
+			}
 		}
 	}
 	set := s.StandbyNames != ""
 	switch {
 	case set && len(streaming) == 0:
 		return []Finding{finding(LevelProblem, fmt.Sprintf("synchronous_standby_names is %q, and no standby is connected: every commit waits for one, and fails here after 5 s", s.StandbyNames),
-			"start the standby; or, if there is to be none for now, ALTER SYSTEM RESET synchronous_standby_names and reload")}
+			"start the standby; or, if there is to be none for now, "+doWithout)}
 	case !s.MayMonitor && len(streaming) > 0:
 		return []Finding{finding(LevelNote, fmt.Sprintf("database.url: user %s may not see whether the %d connected standbys confirm commits", s.User, len(streaming)),
 			fmt.Sprintf("GRANT pg_monitor TO %s, and ask again", s.User))}
 	case set && len(confirming) == 0:
 		return []Finding{finding(LevelProblem, fmt.Sprintf("synchronous_standby_names is %q, and of the connected standbys (%s) none confirms commits: every commit waits, and fails here after 5 s", s.StandbyNames, strings.Join(streaming, ", ")),
 			"give the standby, in its primary_conninfo, an application_name that synchronous_standby_names names")}
+	case set && len(mute) == len(confirming):
+		return []Finding{finding(LevelProblem, fmt.Sprintf("synchronous_standby_names is %q, and what is to confirm commits is connected and has not done so for %v (%s): every commit waits, and fails here after 5 s",
+			s.StandbyNames, quiet.Round(time.Second), strings.Join(mute, ", ")),
+			"see whether the standby's machine hangs, its disk is full, or the network to it is cut, and start it anew; or, if there is to be none for now, "+doWithout)}
+	case set && len(mute) > 0:
+		return []Finding{finding(LevelWarning, fmt.Sprintf("of the standbys that confirm commits (%s) some have not done so for %v: %s", strings.Join(confirming, ", "), quiet.Round(time.Second), strings.Join(mute, ", ")),
+			"see whether their machine hangs, their disk is full, or the network to them is cut: without the others commits would wait")}
 	case set:
 		return []Finding{fine("commits wait for %s (synchronous_standby_names is %q): a failover loses nothing that was answered", strings.Join(confirming, ", "), s.StandbyNames)}
 	case len(streaming) > 0:

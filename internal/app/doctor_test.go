@@ -3,6 +3,8 @@ package app_test
 import (
 	"context"
 	"crypto/x509"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -68,9 +70,17 @@ func TestTheDoctorJudges(t *testing.T) {
 		{"no archive", app.Judges.Server(sound(func(s *sqlstore.Server) { s.Archiving = false })), "ok note", "docs/backup.md"},
 		{"an archive that fails", app.Judges.Server(sound(func(s *sqlstore.Server) { s.ArchiveFailing = true })), "ok problem", "archive_command"},
 		{"D07 a synchronous standby", app.Judges.Replication(sound(same)), "ok", "commits wait for b"},
-		{"D07 one that is promised and not there", app.Judges.Replication(sound(alone)), "problem", "ALTER SYSTEM RESET synchronous_standby_names"},
+		{"D07 one that is promised and not there", app.Judges.Replication(sound(alone)), "problem", "ALTER SYSTEM SET synchronous_standby_names = ''"},
 		{"D07 one that is there and does not confirm", app.Judges.Replication(sound(func(s *sqlstore.Server) { s.Standbys[0].Sync = "async" })), "problem", "application_name"},
 		{"D07 one that is still catching up", app.Judges.Replication(sound(func(s *sqlstore.Server) { s.Standbys[0].State = "catchup" })), "problem", "start the standby"},
+		{"D07 one that hangs", app.Judges.Replication(sound(func(s *sqlstore.Server) { s.Standbys[0].Silent = 9 * time.Second })), "problem", "has not done so for 9s (b)"},
+		{"D07 one that says something", app.Judges.Replication(sound(func(s *sqlstore.Server) { s.Standbys[0].Silent = time.Second })), "ok", "commits wait for b"},
+		{"D07 one of two that hangs", app.Judges.Replication(sound(func(s *sqlstore.Server) {
+			s.Standbys = append(s.Standbys, sqlstore.Standby{Name: "c", State: "streaming", Sync: "quorum", Silent: time.Minute})
+		})), "warning", "for 1m0s: c"},
+		{"D07 one that hangs, and that nobody waits for", app.Judges.Replication(sound(func(s *sqlstore.Server) {
+			s.Standbys = append(s.Standbys, sqlstore.Standby{Name: "c", State: "streaming", Sync: "async", Silent: time.Minute})
+		})), "ok", "commits wait for b"},
 		{"D07 an asynchronous standby", app.Judges.Replication(sound(func(s *sqlstore.Server) { s.StandbyNames, s.Standbys[0].Sync = "", "async" })), "warning", "synchronous_standby_names = 'ANY 1 (*)'"},
 		{"no standby", app.Judges.Replication(sound(func(s *sqlstore.Server) { s.StandbyNames, s.Standbys = "", nil })), "note", "docs/backup.md"},
 		{"a standby that we may not see", app.Judges.Replication(sound(func(s *sqlstore.Server) {
@@ -128,6 +138,38 @@ func TestTheDoctorJudges(t *testing.T) {
 				t.Errorf("it does not say %q: %+v", tt.word, last)
 			}
 		})
+	}
+}
+
+// TestTheDoctorLeadsToTheRunbook holds its chapters to those that are there.
+func TestTheDoctorLeadsToTheRunbook(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := 0
+	for check, alert := range app.ChecksAlerts() {
+		if alert == "" {
+			without++
+		} else if !strings.Contains(string(text), "\n## "+alert+"\n") {
+			t.Errorf("%s: docs/runbook.md has no chapter %s", check, alert)
+		}
+	}
+	if without > 3 {
+		t.Errorf("%d checks lead nowhere", without)
+	}
+	found := app.ExamineWith(t.Context(), time.Minute, map[string]func(context.Context) []app.Finding{"it": func(context.Context) []app.Finding {
+		return slices.Concat([]app.Finding{{Level: app.LevelOK}, {Level: app.LevelNote}, {Level: app.LevelWarning}, {Level: app.LevelProblem}},
+			app.Judges.Instances([]instance.Instance{{SeenAt: time.Unix(0, 0), Clock: time.Unix(9, 0)}}, time.Unix(0, 0), revocation.Page{Epoch: [16]byte{1}}))
+	}})
+	var see []string
+	for _, f := range found {
+		see = append(see, f.See)
+	}
+	const page = "docs/runbook.md#"
+	if diff := cmp.Diff([]string{"", "", page + "authsvcnotready", page + "authsvcnotready", page + "authsvcrevocationlag", page + "authsvcclockskew"}, see); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 

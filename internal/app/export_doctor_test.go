@@ -32,7 +32,16 @@ var Judges = struct {
 func ExamineWith(ctx context.Context, limit time.Duration, looks map[string]func(context.Context) []Finding) []Finding {
 	var list []check
 	for _, name := range slices.Sorted(maps.Keys(looks)) {
-		list = append(list, check{name, false, func(ctx context.Context, _ *examined) []Finding { return looks[name](ctx) }})
+		list = append(list, check{name, false, func(ctx context.Context, _ *examined) []Finding { return looks[name](ctx) }, alertNotReady})
 	}
 	return (&examined{}).all(ctx, list, limit)
+}
+
+// ChecksAlerts gives, for each check, the alert whose chapter its findings lead to.
+func ChecksAlerts() map[string]string {
+	all := map[string]string{}
+	for _, c := range append(first(), checks()...) {
+		all[c.name] = c.alert
+	}
+	return all
 }

@@ -30,6 +30,8 @@ type Standby struct {
 	State string        // such as "streaming"
 	Sync  string        // "sync", "quorum", "potential" or "async"
 	Lag   time.Duration // until it has replayed
+	// Silent is how long ago it last said anything, if there is something that it has not flushed yet; else 0.
+	Silent time.Duration
 }
 
 // Confirms reports whether commits wait for this one, or for it among others.
@@ -62,12 +64,13 @@ func (db *DB) Server(ctx context.Context) (s Server, known bool, err error) {
 	}
 	s.Standbys, err = view(ctx, db, func(q queries) ([]Standby, error) {
 		return collect(q, func(s scanner) (b Standby, err error) {
-			var lag int64
-			err = s.Scan(&b.Name, &b.State, &b.Sync, &lag)
-			b.Lag = time.Duration(lag) * time.Microsecond
+			var lag, silent int64
+			err = s.Scan(&b.Name, &b.State, &b.Sync, &lag, &silent)
+			b.Lag, b.Silent = time.Duration(lag)*time.Microsecond, time.Duration(silent)*time.Microsecond
 			return b, err
 		}, `SELECT COALESCE(application_name, ''), COALESCE(state, ''), COALESCE(sync_state, ''),
-			COALESCE((extract(epoch FROM replay_lag) * 1000000)::bigint, 0)
+			COALESCE((extract(epoch FROM replay_lag) * 1000000)::bigint, 0),
+			COALESCE(CASE WHEN flush_lsn < pg_current_wal_flush_lsn() THEN (extract(epoch FROM clock_timestamp() - reply_time) * 1000000)::bigint END, 0)
 			FROM pg_stat_replication WHERE COALESCE(state, '') <> 'backup' ORDER BY 1, 2, 3`)
 	})
 	return s, true, err

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -326,5 +328,45 @@ func TestD07RowsThatAreGoneComeBackUnderAnotherEpoch(t *testing.T) {
 				t.Errorf("the twin: %v", err)
 			}
 		})
+	}
+}
+
+// TestAStandbyThatHangsIsSeen stops what receives WAL on a standby: it stays connected, and confirms nothing.
+func TestAStandbyThatHangsIsSeen(t *testing.T) {
+	t.Parallel()
+	p := replicated(t)
+	db := undriven(t, sqlstore.Options{URL: p.url(), OpTimeout: 2 * time.Second})
+	standbys := func(what string, silent func(time.Duration) bool) {
+		t.Helper()
+		until(t, what, func() bool {
+			s, known, err := db.Server(t.Context())
+			return err == nil && known && len(s.Standbys) == 1 && s.Standbys[0].Confirms() && silent(s.Standbys[0].Silent)
+		})
+	}
+	fine := func(d time.Duration) bool { return d == 0 }
+	standbys("it has everything", fine)
+	pid, err := strconv.Atoi(ask(t, p.standby, `SELECT pid FROM pg_stat_wal_receiver`))
+	if err != nil || pid < 2 {
+		t.Fatal(pid, err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goOn := sync.OnceFunc(func() {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	})
+	defer goOn() // before the server is stopped, which waits for it
+	ask(t, p.primary, `SET synchronous_commit = local; CREATE TABLE written (a int)`)
+	standbys("it says nothing", func(d time.Duration) bool { return d > time.Second })
+	goOn()
+	standbys("it has everything again", fine)
+	if err := p.primary.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlstore.OpenExisting(t.Context(), sqlstore.Options{URL: p.url(), Password: pgtest.Password}); err == nil ||
+		!strings.Contains(err.Error(), fmt.Sprintf("none of 127.0.0.1:%d, 127.0.0.1:%d takes writes", p.primary.Port, p.standby.Port)) {
+		t.Errorf("where the standby alone is left it says %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -192,6 +193,8 @@ func connectProblem(err error, c *pgx.ConnConfig) error {
 		return fmt.Errorf("database.url: there is no database %q at %s: create it", c.Database, where)
 	case errors.As(err, &said) && said.Code == "53300":
 		return fmt.Errorf("database.url: %s has no connections left: lower pool_max_conns, or raise its max_connections", where)
+	case errors.Is(err, pgconn.ErrReadOnlyConnection) && len(hosts(c)) > 1:
+		return fmt.Errorf("database.url: none of %s takes writes, and at least one is a standby: start the primary, or promote a standby once the primary is certainly down", strings.Join(hosts(c), ", "))
 	case errors.Is(err, pgconn.ErrReadOnlyConnection):
 		return fmt.Errorf("database.url: %s is a standby, or read-only: name the primary (several hosts may be named, with commas)", where)
 	case errors.As(err, &unknown):
@@ -207,6 +210,17 @@ func connectProblem(err error, c *pgx.ConnConfig) error {
 	default:
 		return fmt.Errorf("database.url: cannot reach %s: %w", where, err)
 	}
+}
+
+// hosts are those that the URL names, once each.
+func hosts(c *pgx.ConnConfig) []string {
+	all := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+	for _, f := range c.Fallbacks {
+		if next := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))); !slices.Contains(all, next) {
+			all = append(all, next)
+		}
+	}
+	return all
 }
 
 // unreachable reports whether the database, or the way to it, failed, and not the statement.
