@@ -189,6 +189,9 @@ func (a *App) openStore(ctx context.Context) (err error) {
 		a.log.Warn("the database has another history than when a server last ran on it, as after a failover or a restore: what it lacks of the newest revocations comes back only if another server still runs; " +
 			"docs/backup.md says what to do if none does")
 	}
+	if all := sqlstore.Leftovers(a.cfg.Database.Path); a.cfg.Database.URL == "" && len(all) > 0 { // none is under way: this server has the database
+		a.log.Warn("a restore that was killed has left a copy of its backup, and the database is as it was before: restore again, which removes these files, or remove them", "files", all)
+	}
 	return a.sayOutdated(ctx)
 }
 

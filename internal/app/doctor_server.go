@@ -27,7 +27,12 @@ func lookAtDisk(_ context.Context, e *examined) []Finding {
 	if err := unix.Statfs(folder, &fs); err != nil {
 		return []Finding{finding(LevelProblem, fmt.Sprintf("database.path: the disk of %s cannot be looked at: %v", folder, err), "mend this setting")}
 	}
-	return judgeDisk(folder, fs.Bavail*uint64(fs.Bsize))
+	found := judgeDisk(folder, fs.Bavail*uint64(fs.Bsize))
+	if all := sqlstore.Leftovers(e.cfg.Database.Path); len(all) > 0 {
+		found = append(found, finding(LevelWarning, "database.path: there is "+strings.Join(all, ", ")+": a restore is under way, or was killed; then the database is as it was before",
+			"if none is under way, restore again, which removes this, or remove it"))
+	}
+	return found
 }
 
 func judgeDisk(folder string, free uint64) []Finding {

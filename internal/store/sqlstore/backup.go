@@ -250,9 +250,14 @@ func reserve(path string) error {
 	return err
 }
 
+// family is a database and what SQLite may have beside it.
+func family(path string) []string {
+	return []string{path, path + "-journal", path + "-wal", path + "-shm"}
+}
+
 // discard removes what a failure has left of a database.
 func discard(path string) (err error) {
-	for _, name := range []string{path, path + "-journal", path + "-wal", path + "-shm"} {
+	for _, name := range family(path) {
 		if e := os.Remove(name); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}

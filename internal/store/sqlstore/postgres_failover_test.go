@@ -334,6 +334,9 @@ func TestD07RowsThatAreGoneComeBackUnderAnotherEpoch(t *testing.T) {
 // TestAStandbyThatHangsIsSeen stops what receives WAL on a standby: it stays connected, and confirms nothing.
 func TestAStandbyThatHangsIsSeen(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("two servers of its own")
+	}
 	p := replicated(t)
 	db := undriven(t, sqlstore.Options{URL: p.url(), OpTimeout: 2 * time.Second})
 	standbys := func(what string, silent func(time.Duration) bool) {

@@ -46,9 +46,7 @@ func BeginRestore(ctx context.Context, o RestoreOptions) (_ *Restore, err error)
 		o.Now = time.Now
 	}
 	r := &Restore{o: o, release: func() error { return nil }}
-	if target, err := filepath.EvalSymlinks(o.Path); err == nil {
-		r.o.Path = target
-	}
+	r.o.Path = followed(o.Path)
 	if err := r.place(); err != nil {
 		return nil, err
 	}
@@ -73,6 +71,13 @@ func BeginRestore(ctx context.Context, o RestoreOptions) (_ *Restore, err error)
 // place looks at where the database is to be.
 func (r *Restore) place() error {
 	path := r.o.Path
+	if backup, err := os.Stat(r.o.Backup); err == nil { // Open makes room for its own, and this may be all that is left
+		for _, name := range family(r.name()) {
+			if info, err := os.Stat(name); err == nil && os.SameFile(info, backup) {
+				return fmt.Errorf("%s is what a restore that was killed has left, and this one would remove it: restore the backup that it was made from, or, if there is none any more, give this file another name first", r.o.Backup)
+			}
+		}
+	}
 	folder, err := os.Stat(filepath.Dir(path))
 	if err != nil {
 		return err
@@ -103,6 +108,27 @@ func (r *Restore) place() error {
 	}
 	return nil
 }
+
+// followed is the path that all links lead to, if anything is there.
+func followed(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	return path
+}
+
+// Leftovers gives what a restore that was killed has left beside a database: a copy of its backup, in part or whole, with what SQLite has beside
+// one. No server reads it. The next restore removes it; while one is under way it is that one's.
+func Leftovers(path string) (all []string) {
+	for _, name := range family(unfinished(followed(path))) {
+		if _, err := os.Lstat(name); err == nil {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+func unfinished(path string) string { return path + ".restoring" }
 
 // Copy is what the backup holds.
 func (r *Restore) Copy() Copy { return r.copy }
@@ -141,7 +167,7 @@ func (r *Restore) Open(ctx context.Context) (_ *DB, err error) {
 	return r.db, err
 }
 
-func (r *Restore) name() string { return r.o.Path + ".restoring" }
+func (r *Restore) name() string { return unfinished(r.o.Path) }
 
 // Finish closes the new file, reads it once more, and puts it in its place by one step that either happens or not. It gives the version
 // of its schema, and the name that the old database is kept by, or nothing where there was none.

@@ -162,6 +162,63 @@ func TestARestoreOverAWreckKeepsItWithItsLog(t *testing.T) {
 	}
 }
 
+// What a killed restore has left may be all that somebody still has of the backup.
+func TestARestoreFromALeftoverIsRefusedAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	path, backup, f := restored(t)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if all := sqlstore.Leftovers(path); len(all) > 0 {
+		t.Errorf("nothing was restored, and left are %q", all)
+	}
+	content, err := os.ReadFile(backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := beside(path, "link")
+	if err := os.Symlink("db", link); err != nil {
+		t.Fatal(err)
+	}
+	left := path + ".restoring"
+	for _, name := range []string{left, left + "-wal"} {
+		if err := os.Rename(backup, name); err != nil {
+			t.Fatal(err)
+		}
+		alias := beside(path, "alias")
+		if err := os.Symlink(name, alias); err != nil {
+			t.Fatal(err)
+		}
+		for _, from := range []string{name, alias} {
+			for _, at := range []string{path, link} {
+				_, err := sqlstore.BeginRestore(t.Context(), sqlstore.RestoreOptions{Path: at, Backup: from, Replace: true})
+				if err == nil || !strings.Contains(err.Error(), from+" is what a restore that was killed has left") {
+					t.Errorf("%s over %s: %v", from, at, err)
+				}
+				if got := sqlstore.Leftovers(at); !cmp.Equal(got, []string{name}) {
+					t.Errorf("%q are left beside %s, want %s", got, at, name)
+				}
+			}
+		}
+		if got, err := os.ReadFile(name); err != nil || string(got) != string(content) {
+			t.Errorf("%s holds %d bytes, %v", name, len(got), err)
+		}
+		if err := os.Rename(name, backup); err != nil { // the twin: under another name it is a backup like any other
+			t.Fatal(err)
+		}
+		if err := os.Remove(alias); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := sqlstore.BeginRestore(t.Context(), sqlstore.RestoreOptions{Path: path, Backup: backup, Replace: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAFileOfAnotherProgramIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
