@@ -23,6 +23,7 @@ import (
 
 // bouncer is a PgBouncer before the server of all tests, with a database and a user of its own behind it.
 type bouncer struct {
+	name string // of its database and its user
 	port int
 	file string
 	cmd  *process.Cmd
@@ -45,6 +46,7 @@ func pooled(t *testing.T, name string, settings ...string) *bouncer {
 		}
 		t.Skip("PgBouncer is not installed (Debian: pgbouncer)")
 	}
+	name = fmt.Sprint(name, "_", schemas.Add(1))
 	for _, q := range []string{`CREATE ROLE ` + name + ` LOGIN PASSWORD '` + pgtest.Password + `'`, `CREATE DATABASE ` + name + ` OWNER ` + name} {
 		if _, err := server.SQL(t.Context(), "postgres", q); err != nil {
 			t.Fatal(err)
@@ -66,8 +68,8 @@ func bounce(t *testing.T, path, name string, settings ...string) *bouncer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bouncer{port: port}
-	b.write(t, name, settings...)
+	b := &bouncer{name: name, port: port}
+	b.write(t, settings...)
 	var said bytes.Buffer
 	b.cmd = process.Command(path, b.file)
 	b.cmd.Stderr = &said
@@ -122,17 +124,17 @@ func postgres(t *testing.T) *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
-func (b *bouncer) write(t *testing.T, name string, settings ...string) {
+func (b *bouncer) write(t *testing.T, settings ...string) {
 	t.Helper()
 	var err error
-	if b.file, err = server.Put("pgbouncer-"+name+".ini", fmt.Appendf(nil, "[databases]\n* = host=127.0.0.1 port=%d user=%s password='%s'\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+
-		"unix_socket_dir =\nauth_type = any\ndefault_pool_size = 40\n%s\n", server.Port, name, pgtest.Password, b.port, strings.Join(settings, "\n"))); err != nil {
+	if b.file, err = server.Put("pgbouncer-"+b.name+".ini", fmt.Appendf(nil, "[databases]\n* = host=127.0.0.1 port=%d user=%s password='%s'\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+
+		"unix_socket_dir =\nauth_type = any\ndefault_pool_size = 40\n%s\n", server.Port, b.name, pgtest.Password, b.port, strings.Join(settings, "\n"))); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (b *bouncer) url(name string, more ...string) string {
-	return strings.Replace(server.URL(name, more...), fmt.Sprint(":", server.Port), fmt.Sprint(":", b.port), 1)
+func (b *bouncer) url(more ...string) string {
+	return strings.Replace(server.URL(b.name, more...), fmt.Sprint(":", server.Port), fmt.Sprint(":", b.port), 1)
 }
 
 // opens gives what Open, OpenExisting and a Migrator say, which are of one mind.
@@ -154,10 +156,10 @@ func (b *bouncer) opens(t *testing.T, url string) error {
 }
 
 // bound has the user's connections begin with what is not passed on.
-func bound(t *testing.T, name string) {
+func (b *bouncer) bound(t *testing.T) {
 	t.Helper()
 	for _, setting := range []string{"statement_timeout = '5s'", "lock_timeout = '5s'", "idle_in_transaction_session_timeout = '5s'"} {
-		if _, err := server.SQL(t.Context(), "postgres", `ALTER ROLE `+name+` SET `+setting); err != nil {
+		if _, err := server.SQL(t.Context(), "postgres", `ALTER ROLE `+b.name+` SET `+setting); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -166,11 +168,11 @@ func bound(t *testing.T, name string) {
 func TestAPoolerThatDropsWhatAConnectionAsksForIsNamed(t *testing.T) {
 	t.Parallel()
 	b := pooled(t, "refusing", "pool_mode = session")
-	if err := b.opens(t, b.url("refusing")); err == nil || !strings.Contains(err.Error(), "is a pooler that does not pass on") {
+	if err := b.opens(t, b.url()); err == nil || !strings.Contains(err.Error(), "is a pooler that does not pass on") {
 		t.Errorf("of one that refuses it says %v", err)
 	}
 	b = pooled(t, "dropping", "pool_mode = session", passing)
-	if err := b.opens(t, b.url("dropping")); err == nil || !strings.Contains(err.Error(), "statement_timeout did not arrive at PostgreSQL") {
+	if err := b.opens(t, b.url()); err == nil || !strings.Contains(err.Error(), "statement_timeout did not arrive at PostgreSQL") {
 		t.Errorf("of one that drops them it says %v", err)
 	}
 }
@@ -179,8 +181,8 @@ func TestAPoolerThatLendsByTransactionIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"transaction", "statement"} {
 		b := pooled(t, "by_"+mode, "pool_mode = "+mode, passing)
-		bound(t, "by_"+mode)
-		for _, url := range []string{b.url("by_" + mode), b.url("by_"+mode, "default_query_exec_mode=exec")} {
+		b.bound(t)
+		for _, url := range []string{b.url(), b.url("default_query_exec_mode=exec")} {
 			if err := b.opens(t, url); err == nil || !strings.Contains(err.Error(), "pool_mode = session") {
 				t.Errorf("%s: %v", url, err)
 			}
@@ -191,12 +193,12 @@ func TestAPoolerThatLendsByTransactionIsRefused(t *testing.T) {
 func TestAPoolerThatLendsBySessionWorks(t *testing.T) {
 	t.Parallel()
 	b := pooled(t, "by_session", "pool_mode = session", passing)
-	bound(t, "by_session")
-	if err := b.opens(t, b.url("by_session")); err != nil {
+	b.bound(t)
+	if err := b.opens(t, b.url()); err != nil {
 		t.Fatal(err)
 	}
-	here := undriven(t, sqlstore.Options{URL: b.url("by_session")})
-	there := following(t, sqlstore.Options{URL: b.url("by_session")}, time.Hour, true)
+	here := undriven(t, sqlstore.Options{URL: b.url()})
+	there := following(t, sqlstore.Options{URL: b.url()}, time.Hour, true)
 	if err := here.Revocations().Append(t.Context(), revoke("pooled")); err != nil {
 		t.Fatal(err)
 	}
@@ -207,11 +209,11 @@ func TestAPoolerThatLendsBySessionWorks(t *testing.T) {
 		}
 	}
 	// It is told otherwise while servers run: that is heard of.
-	b.write(t, "by_session", "pool_mode = transaction", passing)
+	b.write(t, "pool_mode = transaction", passing)
 	if err := b.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	c, err := pgx.ParseConfig(b.url("by_session"))
+	c, err := pgx.ParseConfig(b.url())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,15 +273,15 @@ func TestAUserWithoutARightIsToldWhich(t *testing.T) {
 	t.Parallel()
 	empty, full := schema(t), schema(t)
 	open(t, sqlstore.Options{URL: full, Password: pgtest.Password, OpTimeout: time.Minute})
-	names := make([]string, 2)
+	guest, names := fmt.Sprint("guest_", schemas.Add(1)), make([]string, 2)
 	for i, url := range []string{empty, full} {
 		_, names[i], _ = strings.Cut(url, "search_path=")
 	}
-	if _, err := server.SQL(t.Context(), "postgres", fmt.Sprintf(`CREATE ROLE guest LOGIN PASSWORD '%s'; GRANT USAGE ON SCHEMA %s, %s TO guest`, pgtest.Password, names[0], names[1])); err != nil {
+	if _, err := server.SQL(t.Context(), "postgres", fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT USAGE ON SCHEMA %s, %s TO %[1]s`, guest, pgtest.Password, names[0], names[1])); err != nil {
 		t.Fatal(err)
 	}
 	tries := func(url string) (opened, existing, up error) {
-		o := sqlstore.Options{URL: strings.Replace(url, "postgres@", "guest@", 1), Password: pgtest.Password, OpTimeout: time.Minute}
+		o := sqlstore.Options{URL: strings.Replace(url, "postgres@", guest+"@", 1), Password: pgtest.Password, OpTimeout: time.Minute}
 		db, opened := sqlstore.Open(t.Context(), o)
 		if opened == nil {
 			opened = db.Close()
@@ -302,10 +304,10 @@ func TestAUserWithoutARightIsToldWhich(t *testing.T) {
 			}
 		}
 	}
-	says(empty, fmt.Sprintf(`GRANT CREATE ON SCHEMA "%s" TO "guest"`, names[0]))
-	says(full, fmt.Sprintf(`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "%s" TO "guest"`, names[1]))
+	says(empty, fmt.Sprintf(`GRANT CREATE ON SCHEMA "%s" TO "%s"`, names[0], guest))
+	says(full, fmt.Sprintf(`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "%s" TO "%s"`, names[1], guest))
 	for i, grant := range []string{`CREATE ON SCHEMA `, `SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA `} { // the twins
-		if _, err := server.SQL(t.Context(), "postgres", `GRANT `+grant+names[i]+` TO guest`); err != nil {
+		if _, err := server.SQL(t.Context(), "postgres", `GRANT `+grant+names[i]+` TO `+guest); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -321,19 +323,20 @@ func TestSettingsOfTheUserDoNotMatter(t *testing.T) {
 	t.Parallel()
 	url := schema(t)
 	_, name, _ := strings.Cut(url, "search_path=")
+	odd := "odd_" + name
 	var text strings.Builder
-	fmt.Fprintf(&text, `CREATE ROLE odd LOGIN PASSWORD '%s'; GRANT ALL ON SCHEMA %s TO odd;`, pgtest.Password, name)
+	fmt.Fprintf(&text, `CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT ALL ON SCHEMA %s TO %[1]s;`, odd, pgtest.Password, name)
 	for _, setting := range []string{"statement_timeout = 1", "lock_timeout = 1", "idle_in_transaction_session_timeout = 1", "default_transaction_isolation = 'serializable'",
 		"default_transaction_deferrable = on", "standard_conforming_strings = off", "jit = on", "jit_above_cost = 0", "timezone = 'Asia/Kathmandu'",
 		"datestyle = 'German'", "intervalstyle = 'iso_8601'", "bytea_output = 'escape'", "client_encoding = 'LATIN1'", "extra_float_digits = -15",
 		"plan_cache_mode = 'force_generic_plan'", "enable_indexscan = off", "quote_all_identifiers = on", "row_security = off", "search_path = 'nowhere'",
 		"client_min_messages = 'debug1'"} {
-		fmt.Fprintf(&text, `ALTER ROLE odd SET %s;`, setting)
+		fmt.Fprintf(&text, `ALTER ROLE %s SET %s;`, odd, setting)
 	}
 	if _, err := server.SQL(t.Context(), "postgres", text.String()); err != nil {
 		t.Fatal(err)
 	}
-	url = strings.Replace(url, "postgres@", "odd@", 1)
+	url = strings.Replace(url, "postgres@", odd+"@", 1)
 	f := undriven(t, sqlstore.Options{URL: url})
 	s := f.login(t, t)
 	if out, err := f.Sessions().Redeem(t.Context(), present(s, 1)); err != nil || !out.Rotated || out.Session.SecretHash != s.SecretHash {
