@@ -45,10 +45,10 @@ func (s *speech) String() string {
 	return s.text.String()
 }
 
-// await asks again and again until holds says yes; a minute is patience, not a measurement.
+// await asks again and again until holds says yes; two minutes are patience, not a measurement.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
