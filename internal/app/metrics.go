@@ -52,7 +52,7 @@ func newMetrics(also ...sdkmetric.Option) (*metrics, error) {
 		{&m.revocations, "authsvc.revocations", "Calls of Revoke by token holders, by kind of token; authsvc.revocation.entries counts whatever was revoked."},
 		{&m.introspections, "authsvc.introspections", "Introspected tokens, by outcome."},
 		{&m.proxies, "authsvc.forward_auth", "Requests that a reverse proxy asked about, by outcome: ok, or why not; misconfigured is a proxy's configuration that is not understood, undecided a replica that could not judge."},
-		{&m.limits, "authsvc.login.limits", "Decisions about password attempts, by who decided: shared, the counters of all replicas, or process, this one's alone; and by what refused: account, network (IPv4 /24, IPv6 /64), site (IPv6 /48), total (all failures), device (a known one), or none."},
+		{&m.limits, "authsvc.login.limits", "Decisions about password attempts, by who decided: shared, the counters of all replicas, or process, this one's alone; and by what refused: account, network (IPv4 /24, IPv6 /64), site (IPv6 /48), total (all failures), device (a known one), devices (all known ones of an account), or none."},
 		{&m.reloads, "authsvc.config.reloads", "Times that the configuration was read again, by outcome: ok, restart_needed where some of what changed needs one, refused where something was wrong and nothing changed."},
 		{&m.panics, "authsvc.panics", "Handlers that panicked."},
 		{&m.redisCalls, "authsvc.redis.calls", "Calls of Redis, by outcome: answered, failed (late, or by an error), or away: not made, since one before had failed."},

@@ -9,7 +9,8 @@ import (
 // Config bounds failed sign-ins.
 type Config struct {
 	// AccountFailures is how many failures in a row a username may have, whether it exists or not, before it waits: 1 s, 2 s, 4 s … up
-	// to max_delay. A success, or a day of peace, clears them. A device on which the account has signed in before has as many for itself.
+	// to max_delay. A success, or a day of peace, clears them. A device on which the account has signed in before has as many for itself, and
+	// all such devices of an account have ten times as many together.
 	AccountFailures int `yaml:"account_failures"`
 	// MaxDelay is the longest that a username waits for its next try. Whoever is attacked waits with the attacker: keep it short.
 	MaxDelay time.Duration `yaml:"max_delay"`
@@ -19,7 +20,7 @@ type Config struct {
 	NetworkWindow time.Duration `yaml:"network_window"`
 	// TotalFailures is how many failures there may be in network_window in all, of whatever usernames from wherever. Past it nobody signs in
 	// but from devices that are known, until failures leave the window: guesses from ten thousand addresses, one each, end there. Keep it far
-	// above what people mistype on a busy day.
+	// above what people mistype on a busy day; it must be more than four times network_failures, so that no one network does that.
 	TotalFailures int `yaml:"total_failures"`
 }
 
@@ -45,6 +46,9 @@ func (c Config) Validate() error {
 	}
 	if c.TotalFailures < 1 || c.TotalFailures > 10_000_000 {
 		problems = append(problems, fmt.Errorf("total_failures: is %d; it must be 1 to 10000000", c.TotalFailures))
+	} else if c.TotalFailures <= site*c.NetworkFailures && c.NetworkFailures <= 1_000_000 {
+		problems = append(problems, fmt.Errorf("total_failures: is %d; it must be more than %d, %d times network_failures, or one network could keep everybody out",
+			c.TotalFailures, site*c.NetworkFailures, site))
 	}
 	return errors.Join(problems...)
 }
@@ -52,7 +56,13 @@ func (c Config) Validate() error {
 // site is how many times as many failures an IPv6 /48 may have as a /64: it is what one site is given, with many networks in it.
 const site = 4
 
+// fleet is how many times as many failures all known devices of an account may have as one of them.
+const fleet = 10
+
 func (c Config) account() Rule { return Rule{Free: c.AccountFailures, MaxDelay: c.MaxDelay} }
+func (c Config) devices() Rule {
+	return Rule{Free: fleet * c.AccountFailures, MaxDelay: c.MaxDelay}
+}
 func (c Config) network() Rule { return Rule{Free: c.NetworkFailures, Window: c.NetworkWindow} }
 func (c Config) site() Rule {
 	return Rule{Free: site * c.NetworkFailures, Window: c.NetworkWindow}

@@ -96,7 +96,7 @@ func TestL09FailuresFromEverywhereEndAllButKnownDevices(t *testing.T) {
 	f := newFleet(t, 3)
 	for _, th := range f.replicas {
 		c := limit.DefaultConfig()
-		c.TotalFailures = 300
+		c.TotalFailures, c.NetworkFailures = 300, 50
 		if err := th.Set(c); err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +130,7 @@ func TestL09WithoutSharedCountersEachReplicaAllowsItsPartOfAllFailures(t *testin
 	f.away.Store(true)
 	for _, th := range f.replicas {
 		c := limit.DefaultConfig()
-		c.TotalFailures = 30
+		c.TotalFailures, c.NetworkFailures = 30, 5
 		if err := th.Set(c); err != nil {
 			t.Fatal(err)
 		}
@@ -142,5 +142,110 @@ func TestL09WithoutSharedCountersEachReplicaAllowsItsPartOfAllFailures(t *testin
 	}
 	if _, w := f.try(t, 0, "ada", ip(99), limit.Failed); w == 0 {
 		t.Error("one replica of three lets eleven failures of thirty pass")
+	}
+}
+
+func TestR50AThousandTokensOfOneAccountAreWorthAHundredGuesses(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	answered := 0
+	for i := range 1000 { // whoever had the password until yesterday, and signed in with it again and again
+		if f.on(t, i%3, fmt.Sprint("hoard-", i), "ada", ip(i), limit.Failed) == 0 {
+			answered++
+		}
+	}
+	if answered != 100 {
+		t.Errorf("%d guesses are answered", answered)
+	}
+	if f.decided[limit.Decision{By: limit.ByShared, Refused: "devices"}] == 0 {
+		t.Errorf("decided: %v", f.decided)
+	}
+	if _, w := f.try(t, 0, "ada", ip(1), limit.Succeeded); w != 0 {
+		t.Errorf("who has none waits %v for it", w)
+	}
+	if w := f.on(t, 0, "laptop", "bob", ip(1), limit.Succeeded); w != 0 {
+		t.Errorf("another account's device waits %v for it", w)
+	}
+	f.advance(time.Second)
+	if w := f.on(t, 1, "laptop", "ada", ip(1), limit.Succeeded); w != 0 {
+		t.Errorf("after the wait the account's device waits %v", w)
+	}
+	for i := range 100 {
+		if w := f.on(t, i%3, fmt.Sprint("more-", i), "ada", ip(i), limit.Failed); w != 0 {
+			t.Fatalf("failure %d after the success waits %v", i+1, w)
+		}
+	}
+}
+
+func TestL09ALimitThatIsRaisedCountsAtOnceAtEveryReplica(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		raised int
+		waits  bool
+	}{
+		{"raised", 600, false},
+		{"the twin: read again as it was", 300, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, 3)
+			set := func(total int) {
+				for _, th := range f.replicas {
+					c := limit.DefaultConfig()
+					c.TotalFailures, c.NetworkFailures = total, 50
+					if err := th.Set(c); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			set(300)
+			for i := range 300 {
+				f.try(t, i%3, fmt.Sprint("name-", i), ip(i), limit.Failed)
+			}
+			for replica := range 3 {
+				if _, w := f.try(t, replica, "ada", ip(1000), limit.Succeeded); w == 0 {
+					t.Fatalf("replica %d lets one more pass", replica)
+				}
+			}
+			set(tt.raised)
+			for replica := range 3 {
+				if _, w := f.try(t, replica, "ada", ip(1000), limit.Succeeded); (w > 0) != tt.waits {
+					t.Errorf("at replica %d it waits %v", replica, w)
+				}
+			}
+		})
+	}
+}
+
+func TestL09AClockThatWentBackKeepsNewcomersOutNoLongerThanTheWindow(t *testing.T) {
+	t.Parallel() // D16
+	for _, back := range []time.Duration{0, time.Second, time.Minute, time.Hour, 400 * 24 * time.Hour} {
+		t.Run(fmt.Sprint("back by ", back), func(t *testing.T) {
+			t.Parallel()
+			th, clock := throttle(t, 1000)
+			c := limit.DefaultConfig()
+			c.TotalFailures, c.NetworkFailures = 300, 50
+			if err := th.Set(c); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 300 {
+				fail(t, th, fmt.Sprint("name-", i), ip(i))
+				clock.advance(time.Second)
+			}
+			clock.advance(-back)
+			w := wait(t, th, "ada", ip(1000))
+			if w == 0 || w > 11*time.Minute {
+				t.Fatalf("wait %v", w)
+			}
+			clock.advance(w)
+			if again := wait(t, th, "ada", ip(1000)); again != 0 {
+				t.Errorf("after the wait it was told: %v", again)
+			}
+			clock.advance(11 * time.Minute)
+			for i := range 300 {
+				fail(t, th, fmt.Sprint("name-", i), ip(i))
+			}
+		})
 	}
 }

@@ -1,5 +1,5 @@
 // Package limit owns the throttle on failed sign-ins: per account name, known or not, per network, and in all; a device that
-// an account is known on counts for itself. It slows guessing
+// an account is known on counts for itself and such devices of that account. It slows guessing
 // down and never locks anybody out for good. An attempt is reserved in this process before the password is hashed, so that
 // parallel guesses cannot pass the limit together and what is refused costs nothing. Where replicas share their counters,
 // they are asked once more when the password has been checked and before anything is said: whoever they refuse does not

@@ -41,6 +41,7 @@ type counter struct {
 	failures int // since the last success
 	last     time.Time
 	until    time.Time      // when the key may be tried again by what a Shared said
+	told     int            // how many failures were without consequence when it said so
 	slices   [parts + 1]int // failures per slice of the Window, a ring
 	slice    int64          // the number of the newest slice
 }
@@ -130,7 +131,8 @@ func (m *Memory) block(counts []Count, waits []time.Duration) {
 	for i, n := range counts {
 		m.unreserve(n)
 		if waits[i] > 0 {
-			m.shelf(n.Rule).get(n.Key, true).until = now.Add(waits[i])
+			c := m.shelf(n.Rule).get(n.Key, true)
+			c.until, c.told = now.Add(waits[i]), n.Rule.Free
 		}
 		m.tidy(n, now)
 	}
@@ -227,7 +229,7 @@ func (s *shelf) drop(key string) {
 
 // wait is how long the key must wait for its next attempt beside those reserved; 0 if it need not.
 func (c *counter) wait(r Rule, now time.Time, reserved int) time.Duration {
-	if w := min(c.until.Sub(now), r.longest()); w > 0 {
+	if w := min(c.until.Sub(now), r.longest()); w > 0 && r.Free <= c.told { // a limit that was raised since counts at once
 		return w
 	}
 	if r.Window > 0 {
@@ -263,17 +265,25 @@ func (c *counter) waitWindow(r Rule, now time.Time, reserved int) time.Duration 
 	return time.Second // nothing but attempts under way
 }
 
-// turn moves the ring to the slice of now and forgets what has left the Window. A clock that goes back counts on in the
-// newest slice.
+// turn moves the ring to the slice of now and forgets what has left the Window. Where the clock went back, failures keep their ages: nothing
+// is forgotten, and nobody waits until the clock is again where it was.
 func (c *counter) turn(r Rule, now time.Time) {
 	n := now.UnixNano() / int64(r.Window/parts)
+	if n < c.slice {
+		size := int64(len(c.slices))
+		var kept [parts + 1]int
+		for age := range size {
+			kept[((n-age)%size+size)%size] = c.slices[((c.slice-age)%size+size)%size]
+		}
+		c.slices, c.slice = kept, n
+	}
 	if n-c.slice > parts {
 		c.slices = [parts + 1]int{}
 	}
 	for ; c.slice < n && n-c.slice <= parts; c.slice++ {
 		c.slices[(c.slice+1)%int64(len(c.slices))] = 0
 	}
-	c.slice = max(c.slice, n)
+	c.slice = n
 	c.failures = 0
 	for _, f := range c.slices {
 		c.failures += f

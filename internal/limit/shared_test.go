@@ -389,13 +389,14 @@ func TestConfigRefuses(t *testing.T) {
 		t.Error(err)
 	}
 	for name, change := range map[string]func(*limit.Config){
-		"account_failures: is 0":      func(c *limit.Config) { c.AccountFailures = 0 },
-		"account_failures: is 101":    func(c *limit.Config) { c.AccountFailures = 101 },
-		"max_delay: is 1h0m0s":        func(c *limit.Config) { c.MaxDelay = time.Hour },
-		"network_failures: is -1":     func(c *limit.Config) { c.NetworkFailures = -1 },
-		"network_window: is 24h0m0s":  func(c *limit.Config) { c.NetworkWindow = 24 * time.Hour },
-		"total_failures: is 0":        func(c *limit.Config) { c.TotalFailures = 0 },
-		"total_failures: is 10000001": func(c *limit.Config) { c.TotalFailures = 10_000_001 },
+		"account_failures: is 0":                             func(c *limit.Config) { c.AccountFailures = 0 },
+		"account_failures: is 101":                           func(c *limit.Config) { c.AccountFailures = 101 },
+		"max_delay: is 1h0m0s":                               func(c *limit.Config) { c.MaxDelay = time.Hour },
+		"network_failures: is -1":                            func(c *limit.Config) { c.NetworkFailures = -1 },
+		"network_window: is 24h0m0s":                         func(c *limit.Config) { c.NetworkWindow = 24 * time.Hour },
+		"total_failures: is 0":                               func(c *limit.Config) { c.TotalFailures = 0 },
+		"total_failures: is 10000001":                        func(c *limit.Config) { c.TotalFailures = 10_000_001 },
+		"total_failures: is 8000; it must be more than 8000": func(c *limit.Config) { c.NetworkFailures = 2000 },
 	} {
 		c := limit.DefaultConfig()
 		change(&c)

@@ -31,13 +31,14 @@ type Attempt struct {
 	Account string
 	// IP is the caller's address; the zero one has a network of its own.
 	IP netip.Addr
-	// Device names what has proved that this account signed in there before. Such an attempt counts for the device alone: nobody's
-	// guesses elsewhere make it wait, and its own make nobody else wait. Empty: a device that nobody knows.
+	// Device names what has proved that this account signed in there before. Such an attempt counts for the device, and for all known
+	// devices of the account together: whoever once had the password may have made himself a thousand. Nobody's guesses elsewhere make it wait,
+	// and its own make nobody wait whose device is not known. Empty: a device that nobody knows.
 	Device string
 }
 
 // Kinds are the kinds of key that may refuse an attempt.
-func Kinds() []string { return []string{"account", "network", "site", "total", "device"} }
+func Kinds() []string { return []string{"account", "network", "site", "total", "device", "devices"} }
 
 // Options of a Throttle.
 type Options struct {
@@ -86,7 +87,7 @@ func New(o Options) (*Throttle, error) {
 	return t, t.Set(o.Config)
 }
 
-// Set changes how much is allowed from now on; what was counted stays, but for networks where their window changes. What Validate refuses
+// Set changes how much is allowed from now on; what was counted stays, but for networks, and in all, where the window changes. What Validate refuses
 // changes nothing.
 func (t *Throttle) Set(c Config) error {
 	if err := c.Validate(); err != nil {
@@ -177,15 +178,17 @@ func divided(counts []Count, n int) []Count {
 	return counts
 }
 
-// counts gives what an attempt counts for, and the kind of each: the name, the IPv4 /24 or IPv6 /64, the IPv6 /48, and all failures together;
+// counts gives what an attempt counts for, and the kind of each: a known device, and all of its account; or the name, the IPv4 /24 or IPv6 /64, the IPv6 /48, and all failures together;
 // an IPv4 address in IPv6 clothes is the IPv4 address. The window stands in the key: failures counted by one cannot be read by another.
 func (t *Throttle) counts(a Attempt) (counts []Count, kinds []string) {
 	c := t.config.Load()
-	if a.Device != "" {
-		return []Count{{Key: "device:" + a.Device, Rule: c.account()}}, []string{"device"}
-	}
 	add := func(kind, key string, r Rule) {
 		counts, kinds = append(counts, Count{Key: key, Rule: r}), append(kinds, kind)
+	}
+	if a.Device != "" {
+		add("device", "device:"+a.Device, c.account())
+		add("devices", "devices:"+a.Account, c.devices())
+		return counts, kinds
 	}
 	window := strconv.FormatInt(int64(c.NetworkWindow/time.Millisecond), 10)
 	network := "network:" + window + ":"

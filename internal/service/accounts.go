@@ -119,7 +119,10 @@ func (s *Accounts) ChangePassword(ctx context.Context, caller Caller, oldPasswor
 
 // old checks the present password; a wrong one is counted and recorded like a failed login.
 func (s *Accounts) old(ctx context.Context, a account.Account, password string, try limit.Attempt, caller Caller) error {
+	verified := false
+	defer giveBack(ctx, s.throttle, try, &verified)
 	ok, _, err := s.hasher.Verify(ctx, password, a.PasswordHash)
+	verified = true
 	if err := s.throttle.Settle(ctx, try, guessed(ok, err)); err != nil {
 		return err
 	}

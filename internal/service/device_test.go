@@ -1,13 +1,17 @@
 package service_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/authsvc/authsvc/internal/fault"
 	"github.com/authsvc/authsvc/internal/ids"
+	"github.com/authsvc/authsvc/internal/limit"
+	"github.com/authsvc/authsvc/internal/password"
 	"github.com/authsvc/authsvc/internal/service"
 	"github.com/authsvc/authsvc/internal/session"
 )
@@ -105,5 +109,61 @@ func TestR50WhoeverIsSignedInChangesThePasswordWhileOthersGuess(t *testing.T) {
 	c.clock.advance(time.Second)
 	if err := c.accounts.ChangePassword(t.Context(), who, secretly, ids.Secret()); err != nil {
 		t.Errorf("after the wait: %v", err)
+	}
+}
+
+// broken panics at every password, as long as it is told to.
+type broken struct {
+	*password.Hasher
+	now atomic.Bool
+}
+
+func (b *broken) Verify(ctx context.Context, pass, hash string) (ok, rehash bool, err error) {
+	if b.now.Load() {
+		panic("broken")
+	}
+	return b.Hasher.Verify(ctx, pass, hash)
+}
+
+func TestR59WhatPanicsIsNoAttemptUnderWayForEver(t *testing.T) {
+	t.Parallel()
+	c := newCore(t)
+	who := c.as(t, c.login(t, "ada"))
+	limits := limit.DefaultConfig()
+	limits.TotalFailures, limits.NetworkFailures, limits.AccountFailures = 21, 5, 5
+	throttle := must(limit.New(limit.Options{Config: limits, Now: c.clock.now}))(t)
+	hasher := &broken{Hasher: must(password.New(password.Options{Config: password.Config{MemoryKiB: 8, Time: 1, Threads: 1, MemoryBudgetMiB: 1}, Weak: true}))(t)}
+	o := c.options
+	o.Throttle, o.Hasher = throttle, hasher
+	signIn := must(service.NewSignIn(o))(t)
+	accounts := must(service.NewAccounts(c.db.Accounts(), c.db.Revocations(), hasher, password.NewPolicy(), throttle, c.tail))(t)
+	c.clock.hold()
+	login := func(name string) error {
+		_, err := signIn.Login(t.Context(), service.LoginRequest{Username: name, Password: secretly, ClientID: "app", Caller: phone()})
+		return err
+	}
+	change := func() error { return accounts.ChangePassword(t.Context(), who, secretly, ids.Secret()) }
+	hasher.now.Store(true)
+	for i := range 30 {
+		for what, call := range map[string]func() error{"a login": func() error { return login("ada") }, "a change of the password": change} {
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Fatalf("%s, number %d, does not get as far as the password", what, i+1)
+					}
+				}()
+				t.Errorf("%s: %v", what, call())
+			}()
+		}
+	}
+	if n := throttle.Len(); n != 0 {
+		t.Errorf("%d keys are held of what counts for nothing", n)
+	}
+	hasher.now.Store(false)
+	if err := login("bob"); err != nil {
+		t.Errorf("afterwards, somebody else: %v", err)
+	}
+	if err := change(); err != nil {
+		t.Errorf("afterwards, a change of the password: %v", err)
 	}
 }

@@ -117,7 +117,10 @@ func (s *SignIn) check(ctx context.Context, try limit.Attempt, r LoginRequest) (
 	if err := s.o.Throttle.Allow(try); err != nil {
 		return account.Account{}, err
 	}
+	verified := false
+	defer giveBack(ctx, s.o.Throttle, try, &verified)
 	a, ok, rehash, err := s.authenticate(ctx, try.Account, r.Password)
+	verified = true
 	if err := s.o.Throttle.Settle(ctx, try, guessed(ok, err)); err != nil {
 		return account.Account{}, err
 	}
@@ -130,6 +133,14 @@ func (s *SignIn) check(ctx context.Context, try limit.Attempt, r LoginRequest) (
 		s.rehash(ctx, a, r.Password)
 	}
 	return a, nil
+}
+
+// giveBack ends an attempt that a panic ended before it was verified. As one under way it would count for as long as others go on at the same
+// keys, and somebody always does at the key of all failures.
+func giveBack(ctx context.Context, th throttle, try limit.Attempt, verified *bool) {
+	if !*verified {
+		_ = th.Settle(ctx, try, limit.Released) // it asks nobody, and nobody is to be refused
+	}
 }
 
 // guessed is what an attempt was to the throttle.
