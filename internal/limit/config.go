@@ -20,13 +20,14 @@ type Config struct {
 	NetworkWindow time.Duration `yaml:"network_window"`
 	// TotalFailures is how many failures there may be in network_window in all, of whatever usernames from wherever. Past it nobody signs in
 	// but from devices that are known, until failures leave the window: guesses from ten thousand addresses, one each, end there. Keep it far
-	// above what people mistype on a busy day; it must be more than four times network_failures, so that no one network does that.
+	// above what people mistype on a busy day; it must be more than four times network_failures, so that no one network does that. Left
+	// out, it is eighty times network_failures, and so 8,000 unless that is set.
 	TotalFailures int `yaml:"total_failures"`
 }
 
 // DefaultConfig is what holds unless the configuration says otherwise.
 func DefaultConfig() Config {
-	return Config{AccountFailures: 10, MaxDelay: time.Minute, NetworkFailures: 100, NetworkWindow: 10 * time.Minute, TotalFailures: 8000}
+	return Config{AccountFailures: 10, MaxDelay: time.Minute, NetworkFailures: 100, NetworkWindow: 10 * time.Minute}
 }
 
 // Validate says what is wrong, each with the setting's name.
@@ -44,9 +45,9 @@ func (c Config) Validate() error {
 	if c.NetworkWindow < 10*time.Second || c.NetworkWindow > time.Hour {
 		problems = append(problems, fmt.Errorf("network_window: is %v; it must be 10s to 1h", c.NetworkWindow))
 	}
-	if c.TotalFailures < 1 || c.TotalFailures > 10_000_000 {
-		problems = append(problems, fmt.Errorf("total_failures: is %d; it must be 1 to 10000000", c.TotalFailures))
-	} else if c.TotalFailures <= site*c.NetworkFailures && c.NetworkFailures <= 1_000_000 {
+	if c.TotalFailures < 0 || c.TotalFailures > 100_000_000 {
+		problems = append(problems, fmt.Errorf("total_failures: is %d; it must be 0 to 100000000", c.TotalFailures))
+	} else if c.TotalFailures > 0 && c.TotalFailures <= site*c.NetworkFailures && c.NetworkFailures <= 1_000_000 {
 		problems = append(problems, fmt.Errorf("total_failures: is %d; it must be more than %d, %d times network_failures, or one network could keep everybody out",
 			c.TotalFailures, site*c.NetworkFailures, site))
 	}
@@ -55,6 +56,9 @@ func (c Config) Validate() error {
 
 // site is how many times as many failures an IPv6 /48 may have as a /64: it is what one site is given, with many networks in it.
 const site = 4
+
+// everywhere is how many times as many failures there may be in all as in one network, unless it is said.
+const everywhere = 80
 
 // fleet is how many times as many failures all known devices of an account may have as one of them.
 const fleet = 10
@@ -67,4 +71,10 @@ func (c Config) network() Rule { return Rule{Free: c.NetworkFailures, Window: c.
 func (c Config) site() Rule {
 	return Rule{Free: site * c.NetworkFailures, Window: c.NetworkWindow}
 }
-func (c Config) total() Rule { return Rule{Free: c.TotalFailures, Window: c.NetworkWindow} }
+func (c Config) total() Rule {
+	r := Rule{Free: c.TotalFailures, Window: c.NetworkWindow}
+	if r.Free == 0 {
+		r.Free = everywhere * c.NetworkFailures
+	}
+	return r
+}

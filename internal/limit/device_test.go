@@ -249,3 +249,25 @@ func TestL09AClockThatWentBackKeepsNewcomersOutNoLongerThanTheWindow(t *testing.
 		})
 	}
 }
+
+func TestL09AllFailuresHaveALimitThatGrowsWithANetworks(t *testing.T) {
+	t.Parallel()
+	c := limit.DefaultConfig()
+	c.NetworkFailures = 1_000_000 // as configurations had it before there was a limit of all
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	c.NetworkFailures = 2
+	f := newFleet(t, 1)
+	if err := f.replicas[0].Set(c); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 160 {
+		if _, w := f.try(t, 0, fmt.Sprint("name-", i), ip(i), limit.Failed); w != 0 {
+			t.Fatalf("failure %d waits %v", i+1, w)
+		}
+	}
+	if _, w := f.try(t, 0, "ada", ip(1000), limit.Failed); w == 0 {
+		t.Error("more than eighty times as many failures as one network's pass")
+	}
+}

@@ -394,9 +394,9 @@ func TestConfigRefuses(t *testing.T) {
 		"max_delay: is 1h0m0s":                               func(c *limit.Config) { c.MaxDelay = time.Hour },
 		"network_failures: is -1":                            func(c *limit.Config) { c.NetworkFailures = -1 },
 		"network_window: is 24h0m0s":                         func(c *limit.Config) { c.NetworkWindow = 24 * time.Hour },
-		"total_failures: is 0":                               func(c *limit.Config) { c.TotalFailures = 0 },
-		"total_failures: is 10000001":                        func(c *limit.Config) { c.TotalFailures = 10_000_001 },
-		"total_failures: is 8000; it must be more than 8000": func(c *limit.Config) { c.NetworkFailures = 2000 },
+		"total_failures: is -1":                              func(c *limit.Config) { c.TotalFailures = -1 },
+		"total_failures: is 100000001":                       func(c *limit.Config) { c.TotalFailures = 100_000_001 },
+		"total_failures: is 8000; it must be more than 8000": func(c *limit.Config) { c.NetworkFailures, c.TotalFailures = 2000, 8000 },
 	} {
 		c := limit.DefaultConfig()
 		change(&c)
