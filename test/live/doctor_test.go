@@ -167,7 +167,7 @@ func TestD07D16TheDoctorOnPostgreSQL(t *testing.T) {
 		return err == nil && n == "0"
 	})
 	d = examine(t, at...)
-	d.says(t, "replication", "problem", "no standby is connected", "ALTER SYSTEM RESET synchronous_standby_names")
+	d.says(t, "replication", "problem", "no standby is connected", "ALTER SYSTEM SET synchronous_standby_names")
 	d.says(t, "servers", "note", "no server runs")
 
 	if err := os.WriteFile(in.password, []byte("wrong\n"), 0o600); err != nil {
